@@ -1,0 +1,144 @@
+package instance
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Settings are what a person may choose for a one-node cluster. They are remembered in the data directory, so that a later start, stop
+// or reset needs only --data-dir.
+type Settings struct {
+	NodeName    string       `json:"nodeName"`
+	NodeIP      netip.Addr   `json:"nodeIP"`               // the node's own address; invalid means the one that the default route leaves by
+	Bind        netip.Addr   `json:"bind"`                 // where the API and the node's server listen
+	APIPort     uint16       `json:"apiPort"`              // the API over TLS
+	NodePort    uint16       `json:"nodePort"`             // logs, exec and metrics of the node over TLS
+	PodRange    netip.Prefix `json:"podRange"`             // all pods of the cluster; each node takes a /24 of it
+	ServiceCIDR netip.Prefix `json:"serviceCIDR"`          // all Services of the cluster
+	CRI         string       `json:"cri,omitempty"`        // an endpoint to use in place of sampan-runtime
+	Kubeconfig  string       `json:"kubeconfig,omitempty"` // the file that the context was merged into, besides DIR/kubeconfig
+	Context     string       `json:"context"`              // the name of that context
+}
+
+// Defaults are the settings of a first start without flags.
+func Defaults() Settings {
+	return Settings{
+		NodeName:    hostName(),
+		Bind:        netip.IPv4Unspecified(),
+		APIPort:     6443,
+		NodePort:    10250,
+		PodRange:    netip.MustParsePrefix("10.244.0.0/16"),
+		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
+		Context:     "sampan",
+	}
+}
+
+// hostName is the machine's name in the form that a node's name must have: a DNS subdomain, in small letters (RFC 1123).
+func hostName() string {
+	name, err := os.Hostname()
+	name = strings.ToLower(strings.TrimSpace(name))
+	if err != nil || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return "sampan"
+	}
+	return name
+}
+
+// Validate returns everything that is wrong with the settings, each a sentence that names the flag.
+func (s Settings) Validate() error {
+	var errs []error
+	bad := func(flag, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("--%s: "+format, append([]any{flag}, args...)...))
+	}
+	for _, msg := range validation.IsDNS1123Subdomain(s.NodeName) {
+		bad("node-name", "%q: %s", s.NodeName, msg)
+	}
+	if s.APIPort == 0 {
+		bad("api-port", "0 is not a port to serve on")
+	}
+	if s.NodePort == 0 {
+		bad("node-port", "0 is not a port to serve on")
+	}
+	if s.APIPort == s.NodePort {
+		bad("node-port", "%d is the API's port as well (--api-port)", s.NodePort)
+	}
+	for flag, p := range map[string]netip.Prefix{"pod-range": s.PodRange, "service-range": s.ServiceCIDR} {
+		if !p.IsValid() || !p.Addr().Is4() || p != p.Masked() {
+			bad(flag, "%v is not an IPv4 range such as 10.244.0.0/16", p)
+		}
+	}
+	if s.PodRange.IsValid() && s.PodRange.Bits() > 24 {
+		bad("pod-range", "%v is too small: a node alone takes a /24", s.PodRange)
+	}
+	if s.PodRange.Overlaps(s.ServiceCIDR) {
+		bad("service-range", "%v overlaps the pods' range %v", s.ServiceCIDR, s.PodRange)
+	}
+	return errors.Join(errs...)
+}
+
+// NodeRange is the part of the pods' range that the first node takes.
+func (s Settings) NodeRange() netip.Prefix { return netip.PrefixFrom(s.PodRange.Addr(), 24) }
+
+// Load returns the settings of the last start; fs.ErrNotExist where there was none.
+func (i Instance) Load() (Settings, error) {
+	data, err := os.ReadFile(i.settingsPath())
+	if err != nil {
+		return Settings{}, fmt.Errorf("read settings of %s: %w", i.Dir, err)
+	}
+	s := Defaults()
+	if err := json.Unmarshal(data, &s); err != nil {
+		return Settings{}, fmt.Errorf("read settings of %s: %w", i.Dir, err)
+	}
+	return s, nil
+}
+
+// LoadOrDefaults returns the settings of the last start, or the defaults before the first.
+func (i Instance) LoadOrDefaults() (Settings, error) {
+	s, err := i.Load()
+	if errors.Is(err, fs.ErrNotExist) {
+		return Defaults(), nil
+	}
+	return s, err
+}
+
+// Save remembers the settings, in one step: a kill leaves the old ones or the new ones.
+func (i Instance) Save(s Settings) error {
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("save settings: %w", err)
+	}
+	if err := os.MkdirAll(i.Dir, 0o755); err != nil {
+		return fmt.Errorf("save settings: %w", err)
+	}
+	tmp := i.settingsPath() + ".new"
+	if err := os.WriteFile(tmp, append(data, '\n'), 0o644); err != nil {
+		return fmt.Errorf("save settings: %w", err)
+	}
+	if err := os.Rename(tmp, i.settingsPath()); err != nil {
+		return fmt.Errorf("save settings: %w", err)
+	}
+	return nil
+}
+
+// Known returns the instances of this machine that run or were left behind in /run, by what they wrote there.
+func Known() []Instance {
+	links, _ := filepath.Glob("/run/sampan/*/data-dir")
+	var found []Instance
+	for _, link := range links {
+		dir, err := os.ReadFile(link)
+		if err != nil {
+			continue
+		}
+		if i, err := At(strings.TrimSpace(string(dir))); err == nil {
+			found = append(found, i)
+		}
+	}
+	return found
+}
