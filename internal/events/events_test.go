@@ -215,6 +215,7 @@ func TestAnUnreachableAPIIsAskedAgainAndARefusalIsNot(t *testing.T) {
 	got := during(t, b, Options{}, func(r *Recorder) {
 		r.Record(web, "Normal", "Pulled", "here")
 		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		if b.calls < 2 {
 			t.Errorf("asked %d times", b.calls)
 		}
@@ -227,6 +228,7 @@ func TestAnUnreachableAPIIsAskedAgainAndARefusalIsNot(t *testing.T) {
 	during(t, b, Options{}, func(r *Recorder) {
 		r.Record(web, "Normal", "Pulled", "here")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 	})
 	if b.calls != 1 {
 		t.Errorf("a refused event was tried %d times", b.calls)
