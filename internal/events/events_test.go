@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +19,7 @@ import (
 
 // board is an API that keeps events, and fails while fail says so.
 type board struct {
+	mu     sync.Mutex
 	events map[string]*corev1.Event
 	order  []string
 	calls  int
@@ -24,6 +27,8 @@ type board struct {
 }
 
 func (b *board) Create(_ context.Context, e *corev1.Event) (*corev1.Event, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.calls++
 	if b.fail != nil {
 		if err := b.fail("create"); err != nil {
@@ -39,6 +44,8 @@ func (b *board) Create(_ context.Context, e *corev1.Event) (*corev1.Event, error
 }
 
 func (b *board) Patch(_ context.Context, e *corev1.Event) (*corev1.Event, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.calls++
 	if b.fail != nil {
 		if err := b.fail("patch"); err != nil {
@@ -50,6 +57,13 @@ func (b *board) Patch(_ context.Context, e *corev1.Event) (*corev1.Event, error)
 	}
 	b.events[e.Name].Count, b.events[e.Name].Message, b.events[e.Name].LastTimestamp = e.Count, e.Message, e.LastTimestamp
 	return e, nil
+}
+
+// asked is how often the API was called.
+func (b *board) asked() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.calls
 }
 
 // lines is what a reader of the events would see, in the order of their creation.
@@ -170,7 +184,7 @@ func TestAnObjectTalkedAboutTooOftenIsSilenced(t *testing.T) {
 			r.Record(web, "Warning", "BackOff", "again")
 		}
 		synctest.Wait()
-		if n := b.calls; n != spamBurst {
+		if n := b.asked(); n != spamBurst {
 			t.Errorf("%d writes, want %d", n, spamBurst)
 		}
 		time.Sleep(spamRefill)
@@ -205,9 +219,10 @@ func TestAnExpiredEventIsMadeAnew(t *testing.T) {
 }
 
 func TestAnUnreachableAPIIsAskedAgainAndARefusalIsNot(t *testing.T) {
-	down := true
+	var down atomic.Bool
+	down.Store(true)
 	b := &board{fail: func(string) error {
-		if down {
+		if down.Load() {
 			return errors.New("connection refused")
 		}
 		return nil
@@ -216,10 +231,10 @@ func TestAnUnreachableAPIIsAskedAgainAndARefusalIsNot(t *testing.T) {
 		r.Record(web, "Normal", "Pulled", "here")
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
-		if b.calls < 2 {
-			t.Errorf("asked %d times", b.calls)
+		if b.asked() < 2 {
+			t.Errorf("asked %d times", b.asked())
 		}
-		down = false
+		down.Store(false)
 		time.Sleep(10 * time.Second)
 	})
 	want(t, got, `Normal Pulled "here" x1`)
