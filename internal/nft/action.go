@@ -1,0 +1,57 @@
+package nft
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// Action is what a rule does with a packet. The types below are all there are.
+type Action interface{ does() []expr.Any }
+
+type (
+	// Accept ends this table's base chain; chains of other tables still see the packet.
+	Accept struct{}
+	// Drop ends the packet's way without an answer.
+	Drop struct{}
+	// Reject ends the packet's way and tells its sender: ICMP port unreachable, which a TCP client reads as connection refused.
+	Reject struct{}
+	// Return goes back to the chain that jumped here.
+	Return struct{}
+	// Jump goes on in another chain, and comes back at its end.
+	Jump struct{ Chain string }
+	// Masquerade gives the packet the address of the link it goes out by.
+	Masquerade struct{}
+	// DNAT sends the connection to another address and port. Port 0 keeps the port.
+	DNAT struct {
+		To   netip.Addr
+		Port uint16
+	}
+)
+
+func verdict(kind expr.VerdictKind, chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: kind, Chain: chain}}
+}
+
+func (Accept) does() []expr.Any { return verdict(expr.VerdictAccept, "") }
+func (Drop) does() []expr.Any   { return verdict(expr.VerdictDrop, "") }
+func (Return) does() []expr.Any { return verdict(expr.VerdictReturn, "") }
+func (j Jump) does() []expr.Any { return verdict(expr.VerdictJump, j.Chain) }
+
+func (Reject) does() []expr.Any {
+	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}
+}
+
+func (Masquerade) does() []expr.Any { return []expr.Any{&expr.Masq{}} }
+
+func (d DNAT) does() []expr.Any {
+	do := []expr.Any{&expr.Immediate{Register: 1, Data: d.To.AsSlice()}}
+	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1}
+	if d.Port != 0 {
+		do = append(do, &expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(d.Port)})
+		nat.RegProtoMin = 2
+	}
+	return append(do, nat)
+}

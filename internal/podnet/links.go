@@ -1,0 +1,207 @@
+package podnet
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Routes of ours carry this protocol number, so that Down finds them, and another cluster's are told apart by their metric.
+const routeProtocol = 83
+
+// metric marks the closing route of one instance: high, so that any other route to the same range wins, and made of the id.
+func (c Config) metric() int {
+	id, _ := strconv.ParseUint(c.ID, 16, 32)
+	return 1<<30 | int(id&(1<<24-1))
+}
+
+func ipnet(p netip.Prefix) *net.IPNet {
+	p = p.Masked()
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// free refuses ranges that somebody else on this machine uses: any route into them that is not ours. Wider routes do no harm,
+// since the longer prefix wins.
+func free(c Config) error {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return fmt.Errorf("pod network: list routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil || isOurs(c, r) {
+			continue
+		}
+		ip, _ := netip.AddrFromSlice(r.Dst.IP.To4())
+		bits, _ := r.Dst.Mask.Size()
+		dst := netip.PrefixFrom(ip, bits)
+		for _, rng := range []struct {
+			name, flag string
+			prefix     netip.Prefix
+		}{{"pod", "--pod-cidr", c.Pods}, {"service", "--service-cidr", c.Service}} {
+			if dst.Bits() >= rng.prefix.Bits() && rng.prefix.Overlaps(dst) {
+				return fmt.Errorf("the %s range %s is already used on this machine by %s: choose another with %s: %w",
+					rng.name, rng.prefix, user(r, dst), rng.flag, ErrTaken)
+			}
+		}
+	}
+	return nil
+}
+
+func user(r netlink.Route, dst netip.Prefix) string {
+	link, err := netlink.LinkByIndex(r.LinkIndex)
+	switch {
+	case r.LinkIndex == 0 || err != nil:
+		if r.Protocol == routeProtocol {
+			return "another sampan"
+		}
+		return fmt.Sprintf("a route to %s", dst)
+	case strings.HasPrefix(link.Attrs().Name, "sampan-"):
+		return fmt.Sprintf("another sampan (link %s)", link.Attrs().Name)
+	}
+	return fmt.Sprintf("link %s (route to %s)", link.Attrs().Name, dst)
+}
+
+func isOurs(c Config, r netlink.Route) bool {
+	if r.Protocol == routeProtocol && r.Type == unix.RTN_UNREACHABLE {
+		return r.Priority == c.metric()
+	}
+	if r.LinkIndex == 0 {
+		return false
+	}
+	link, err := netlink.LinkByIndex(r.LinkIndex)
+	return err == nil && link.Attrs().Name == c.Bridge()
+}
+
+// ensureBridge makes the bridge, still down and without an address. Its hardware address is fixed: a bridge otherwise takes the
+// lowest of its ports', and pods would lose their gateway each time that changes.
+func ensureBridge(c Config) (netlink.Link, error) {
+	if link, err := netlink.LinkByName(c.Bridge()); err == nil {
+		if link.Type() != "bridge" {
+			return nil, fmt.Errorf("link %s is there, but is a %s, not a bridge", c.Bridge(), link.Type())
+		}
+		return link, nil
+	}
+	gw := c.Gateway().As4()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = c.Bridge()
+	attrs.HardwareAddr = net.HardwareAddr{0x0a, 0x58, gw[0], gw[1], gw[2], gw[3]}
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		return nil, fmt.Errorf("add bridge %s: %w", c.Bridge(), err)
+	}
+	link, err := netlink.LinkByName(c.Bridge())
+	if err != nil {
+		return nil, fmt.Errorf("find bridge %s: %w", c.Bridge(), err)
+	}
+	return link, nil
+}
+
+func closePods(c Config) error {
+	route := &netlink.Route{Dst: ipnet(c.Pods), Type: unix.RTN_UNREACHABLE, Priority: c.metric(), Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}
+	if err := netlink.RouteReplace(route); err != nil {
+		return fmt.Errorf("close %s by an unreachable route: %w", c.Pods, err)
+	}
+	return nil
+}
+
+// raise brings the bridge up, routes the service range to it, and last gives it its address.
+func raise(c Config, bridge netlink.Link) error {
+	if err := netlink.LinkSetUp(bridge); err != nil {
+		return fmt.Errorf("raise bridge %s: %w", c.Bridge(), err)
+	}
+	// A bridge without ports has no carrier. Its routes must hold all the same, or the range would fall to the default route.
+	if err := sysctl("net/ipv4/conf/"+c.Bridge()+"/ignore_routes_with_linkdown", "0"); err != nil {
+		return err
+	}
+	service := &netlink.Route{
+		LinkIndex: bridge.Attrs().Index, Dst: ipnet(c.Service), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN,
+	}
+	if err := netlink.RouteReplace(service); err != nil {
+		return fmt.Errorf("route %s to bridge %s: %w", c.Service, c.Bridge(), err)
+	}
+	gateway := &net.IPNet{IP: c.Gateway().AsSlice(), Mask: net.CIDRMask(c.Node.Bits(), 32)}
+	addrs, err := netlink.AddrList(bridge, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list addresses of bridge %s: %w", c.Bridge(), err)
+	}
+	for _, a := range addrs {
+		if a.IPNet.String() != gateway.String() {
+			if err := netlink.AddrDel(bridge, &a); err != nil {
+				return fmt.Errorf("remove address %s from bridge %s: %w", a.IPNet, c.Bridge(), err)
+			}
+		}
+	}
+	if err := netlink.AddrReplace(bridge, &netlink.Addr{IPNet: gateway}); err != nil {
+		return fmt.Errorf("give bridge %s the address %s: %w", c.Bridge(), gateway, err)
+	}
+	return nil
+}
+
+func sysctls(c Config) error {
+	// Answers of a pod to a translated packet come back by the bridge: loose reverse-path filtering lets them.
+	return errors.Join(
+		sysctl("net/ipv4/ip_forward", "1"),
+		sysctl("net/ipv4/conf/"+c.Bridge()+"/rp_filter", "2"),
+		sysctl("net/ipv6/conf/"+c.Bridge()+"/disable_ipv6", "1"),
+	)
+}
+
+// sysctl writes a setting, unless it is as wanted: /proc/sys may be mounted read-only.
+func sysctl(name, value string) error {
+	path := filepath.Join("/proc/sys", name)
+	have, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) && strings.HasPrefix(name, "net/ipv6/") {
+		return nil // a kernel without IPv6
+	}
+	if err == nil && strings.TrimSpace(string(have)) == value {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set %s to %s: %w", strings.ReplaceAll(name, "/", "."), value, err)
+	}
+	return nil
+}
+
+// removeLinks removes the bridge with what hangs on it, and the closing route. Routes of a link go with it.
+func removeLinks(c Config) error {
+	var errs []error
+	if bridge, err := netlink.LinkByName(c.Bridge()); err == nil {
+		links, err := netlink.LinkList()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("list links: %w", err))
+		}
+		for _, l := range links {
+			if l.Attrs().MasterIndex == bridge.Attrs().Index && strings.HasPrefix(l.Attrs().Name, "sp") {
+				errs = append(errs, ignore(netlink.LinkDel(l), "remove link "+l.Attrs().Name))
+			}
+		}
+		errs = append(errs, ignore(netlink.LinkDel(bridge), "remove bridge "+c.Bridge()))
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Protocol: routeProtocol},
+		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("list routes: %w", err))
+	}
+	for _, r := range routes {
+		if r.Type == unix.RTN_UNREACHABLE && r.Priority == c.metric() {
+			errs = append(errs, ignore(netlink.RouteDel(&r), "remove route to "+r.Dst.String()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ignore adds what was tried to an error, unless the error is that the thing was gone already.
+func ignore(err error, what string) error {
+	var missing netlink.LinkNotFoundError
+	if err == nil || errors.As(err, &missing) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

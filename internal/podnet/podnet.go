@@ -1,0 +1,140 @@
+// Package podnet makes and removes the network that the pods of one node hang on.
+//
+// It owns the bridge, its address, two routes and one nftables table, all named after the instance; it watches nothing.
+// Always: both address ranges are closed before any address of them is in use, so that a packet for an address that is not there
+// dies on this machine and never leaves by the default route. Up is safe to repeat; Down removes every trace. IP forwarding is
+// turned on and left on, since others may have come to rely on it; route_localnet is never touched.
+package podnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"sampan.dev/internal/nft"
+)
+
+// Config says what the network looks like.
+type Config struct {
+	ID      string       // of the instance: 8 hexadecimal digits
+	Pods    netip.Prefix // of the whole cluster, 10.244.0.0/16
+	Node    netip.Prefix // this node's part of it, 10.244.0.0/24
+	Service netip.Prefix // 10.96.0.0/16
+	Kernel  nft.Kernel   // where rules are set; the kernel's own if nil
+}
+
+// Bridge is the link's name.
+func (c Config) Bridge() string { return "sampan-" + c.ID }
+
+// Table is the name of the nftables table.
+func (c Config) Table() string { return "sampan-" + c.ID }
+
+// Gateway is the bridge's address: the first of the node's range.
+func (c Config) Gateway() netip.Addr { return c.Node.Masked().Addr().Next() }
+
+func (c Config) check() error {
+	switch {
+	case len(c.ID) != 8:
+		return fmt.Errorf("pod network: the id %q has not 8 digits", c.ID)
+	case !c.Pods.IsValid() || !c.Node.IsValid() || !c.Service.IsValid():
+		return errors.New("pod network: an address range is missing")
+	case !c.Pods.Addr().Is4() || !c.Node.Addr().Is4() || !c.Service.Addr().Is4():
+		return errors.New("pod network: only IPv4 ranges can be used")
+	case c.Node.Bits() < c.Pods.Bits() || !c.Pods.Contains(c.Node.Addr()):
+		return fmt.Errorf("pod network: the node's range %s is not within the pod range %s", c.Node, c.Pods)
+	case c.Node.Bits() > 30:
+		return fmt.Errorf("pod network: the node's range %s has no room for pods", c.Node)
+	case c.Pods.Overlaps(c.Service):
+		return fmt.Errorf("pod network: the pod range %s and the service range %s overlap", c.Pods, c.Service)
+	}
+	return nil
+}
+
+func (c Config) kernel() nft.Kernel {
+	if c.Kernel != nil {
+		return c.Kernel
+	}
+	return nft.New()
+}
+
+// ErrTaken says that somebody else uses an address range.
+var ErrTaken = errors.New("address range is taken")
+
+// Network is a pod network that is up.
+type Network struct {
+	cfg Config
+
+	mu    sync.Mutex // guards ports, and orders writes of the table
+	ports map[string][]HostPort
+}
+
+// HostPort is a port of the node that leads to a pod.
+type HostPort struct {
+	Proto    nft.Proto
+	HostIP   netip.Addr // invalid: any address of the node
+	HostPort uint16
+	Pod      netip.Addr
+	PodPort  uint16
+}
+
+// Up makes the network. It refuses, with ErrTaken, when either range is in use on this machine by somebody else.
+func Up(ctx context.Context, cfg Config) (*Network, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg.Kernel = cfg.kernel()
+	if err := free(cfg); err != nil {
+		return nil, err
+	}
+	n := &Network{cfg: cfg, ports: map[string][]HostPort{}}
+	if err := n.up(ctx); err != nil {
+		return nil, fmt.Errorf("pod network: %w", err)
+	}
+	return n, nil
+}
+
+func (n *Network) up(ctx context.Context) error {
+	bridge, err := ensureBridge(n.cfg)
+	if err != nil {
+		return err
+	}
+	// Closed first: the pod range by a route, what no Service owns by rules.
+	if err := closePods(n.cfg); err != nil {
+		return err
+	}
+	if err := n.cfg.Kernel.Set(ctx, n.table()); err != nil {
+		return err
+	}
+	if err := raise(n.cfg, bridge); err != nil {
+		return err
+	}
+	return sysctls(n.cfg)
+}
+
+// SetHostPorts makes the host ports of one pod be as given; none removes them. Ports of 127.0.0.1 are not served: that would
+// need route_localnet, which opens the node's own loopback services to its pods.
+func (n *Network) SetHostPorts(ctx context.Context, pod string, ports []HostPort) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(ports) == 0 && len(n.ports[pod]) == 0 {
+		return nil
+	}
+	before := n.ports[pod]
+	if len(ports) == 0 {
+		delete(n.ports, pod)
+	} else {
+		n.ports[pod] = ports
+	}
+	if err := n.cfg.Kernel.Set(ctx, n.table()); err != nil {
+		n.ports[pod] = before
+		return fmt.Errorf("host ports of pod %s: %w", pod, err)
+	}
+	return nil
+}
+
+// Down removes every trace of the network: links that hang on the bridge, the bridge, routes and rules. Pods lose their network.
+func Down(ctx context.Context, cfg Config) error {
+	return errors.Join(removeLinks(cfg), cfg.kernel().Remove(ctx, cfg.Table()))
+}

@@ -1,0 +1,80 @@
+package podnet
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"sampan.dev/internal/nft"
+)
+
+var multicast = netip.MustParsePrefix("224.0.0.0/4")
+
+// table is all rules of the node's pod network, as a value.
+//
+// Pods reach pods, node and world; the world sees the node's address. What is still addressed to the service range when it is
+// filtered was translated by nobody: no Service owns it. It is refused at both places it can pass: forwarded (from pods, since
+// the range is routed to the bridge) and going out (from the node itself).
+func (n *Network) table() nft.Table {
+	c := n.cfg
+	bridge := c.Bridge()
+	unowned := nft.Rule{If: []nft.Match{nft.To{Prefix: c.Service}}, Do: nft.Reject{}, Comment: "no Service owns this address"}
+	t := nft.Table{Name: c.Table(), Chains: []nft.Chain{
+		{Name: "forward", Base: &nft.Base{Hook: nft.Forward, Priority: nft.PriorityFilter}, Rules: []nft.Rule{
+			unowned,
+			{If: []nft.Match{nft.In{Link: bridge}}, Do: nft.Accept{}, Comment: "from pods"},
+			{If: []nft.Match{nft.Out{Link: bridge}}, Do: nft.Accept{}, Comment: "to pods"},
+		}},
+		{Name: "output", Base: &nft.Base{Hook: nft.Output, Priority: nft.PriorityFilter}, Rules: []nft.Rule{unowned}},
+		{Name: "masquerade", Base: &nft.Base{Kind: nft.NAT, Hook: nft.Postrouting, Priority: nft.PrioritySrcNAT}, Rules: []nft.Rule{
+			{If: []nft.Match{nft.To{Prefix: multicast}}, Do: nft.Return{}},
+			{If: []nft.Match{nft.From{Prefix: c.Node}, nft.To{Prefix: c.Pods, Not: true}, nft.Out{Link: bridge, Not: true}},
+				Do: nft.Masquerade{}, Comment: "pods to the world"},
+		}},
+	}}
+	if ports := n.sortedPorts(); len(ports) > 0 {
+		n.publish(&t, ports)
+	}
+	return t
+}
+
+// publish adds the host ports: translated where they come in and where the node itself asks, and masqueraded where a pod
+// reaches itself, since it would drop a packet that seems to be its own.
+func (n *Network) publish(t *nft.Table, ports []HostPort) {
+	var translate, hairpin []nft.Rule
+	for _, p := range ports {
+		match := []nft.Match{nft.Port{Proto: p.Proto, Port: p.HostPort}}
+		if p.HostIP.IsValid() && !p.HostIP.IsUnspecified() {
+			match = append(match, nft.To{Prefix: netip.PrefixFrom(p.HostIP, p.HostIP.BitLen())})
+		}
+		translate = append(translate, nft.Rule{If: match, Do: nft.DNAT{To: p.Pod, Port: p.PodPort}})
+		self := netip.PrefixFrom(p.Pod, p.Pod.BitLen())
+		hairpin = append(hairpin, nft.Rule{If: []nft.Match{nft.From{Prefix: self}, nft.To{Prefix: self}}, Do: nft.Masquerade{}, Comment: "a pod to its own host port"})
+	}
+	hairpin = slices.CompactFunc(hairpin, func(a, b nft.Rule) bool { return slices.Equal(a.If, b.If) })
+	loopback := netip.MustParsePrefix("127.0.0.0/8")
+	toPorts := []nft.Rule{
+		{If: []nft.Match{nft.To{Prefix: loopback}}, Do: nft.Return{}},
+		{If: []nft.Match{nft.ToLocal{}}, Do: nft.Jump{Chain: "hostports"}},
+	}
+	masquerade := slices.IndexFunc(t.Chains, func(c nft.Chain) bool { return c.Name == "masquerade" })
+	t.Chains[masquerade].Rules = append(hairpin, t.Chains[masquerade].Rules...)
+	t.Chains = append([]nft.Chain{
+		{Name: "hostports", Rules: translate},
+		{Name: "hostports-in", Base: &nft.Base{Kind: nft.NAT, Hook: nft.Prerouting, Priority: nft.PriorityDstNAT}, Rules: toPorts},
+		{Name: "hostports-out", Base: &nft.Base{Kind: nft.NAT, Hook: nft.Output, Priority: nft.PriorityDstNAT}, Rules: toPorts},
+	}, t.Chains...)
+}
+
+// sortedPorts puts ports with a host address before those for any: rules are tried in order.
+func (n *Network) sortedPorts() []HostPort {
+	var all []HostPort
+	for _, ports := range n.ports {
+		all = append(all, ports...)
+	}
+	slices.SortFunc(all, func(a, b HostPort) int {
+		return cmp.Or(-cmp.Compare(a.HostIP.BitLen(), b.HostIP.BitLen()), a.Pod.Compare(b.Pod), a.HostIP.Compare(b.HostIP),
+			cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.HostPort, b.HostPort), cmp.Compare(a.PodPort, b.PodPort))
+	})
+	return all
+}
