@@ -8,9 +8,12 @@ package instance
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // DefaultDir is where sampan keeps its data unless --data-dir says otherwise.
@@ -81,3 +84,18 @@ func (i Instance) Bridge() string { return "sampan-" + i.ID }
 
 // Table is the name of the nftables table that holds all rules.
 func (i Instance) Table() string { return "sampan-" + i.ID }
+
+// Remove deletes what sampan put into the data directory and below /run, and the directory itself if nothing else is in it: a person may
+// have named one that holds other things too.
+func (i Instance) Remove() error {
+	var errs []error
+	for _, path := range []string{i.RunDir(), i.PKI(), i.Store(), i.RuntimeDir(), i.Pods(), i.under("logs"), i.Bin(), i.Kubeconfig(), i.settingsPath(), i.lockPath()} {
+		if err := os.RemoveAll(path); err != nil {
+			errs = append(errs, fmt.Errorf("remove %s: %w", path, err))
+		}
+	}
+	if err := os.Remove(i.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EBUSY) {
+		errs = append(errs, fmt.Errorf("remove %s: %w", i.Dir, err))
+	}
+	return errors.Join(errs...)
+}
