@@ -1,0 +1,182 @@
+// Package hello is the program in the built-in images sampan.dev/hello:1 and :2: a small web page by which a person, or a
+// test, can see which pod answered and in which version, and can play what goes wrong with pods.
+//
+// It reads HELLO_VERSION, PORT (80 if unset) and POD_IP from its environment and writes nothing but one line for each thing that happens.
+// Always: SIGTERM and SIGINT end it at once with code 0, after the requests under way, which get a second.
+package hello
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	longest = time.Minute // that /slow may take
+	grace   = time.Second // for requests under way at the end
+)
+
+// Main serves until a signal, ctx's end or /crash, and gives the exit code.
+func Main(ctx context.Context, args []string) int {
+	if len(args) > 0 {
+		fmt.Fprintln(os.Stderr, "hello: takes no arguments; PORT and HELLO_VERSION are read from the environment")
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	port := os.Getenv("PORT")
+	if port == "" {
+		port = "80"
+	}
+	listener, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "hello:", err)
+		return 1
+	}
+	s := &server{
+		host: host, version: os.Getenv("HELLO_VERSION"), podIP: os.Getenv("POD_IP"), out: os.Stdout,
+	}
+	if s.version == "" {
+		s.version = "unknown"
+	}
+	if s.podIP == "" {
+		s.podIP = firstAddress()
+	}
+	return s.run(ctx, listener)
+}
+
+// server answers requests; its first fields do not change once it runs.
+type server struct {
+	host, version, podIP string
+
+	crash context.CancelFunc
+
+	mu  sync.Mutex // guards out
+	out io.Writer
+}
+
+// run serves on listener, closes it, and gives the exit code.
+func (s *server) run(ctx context.Context, listener net.Listener) int {
+	crashed, crash := context.WithCancel(context.Background())
+	defer crash()
+	s.crash = crash
+	base, end := context.WithCancel(context.Background())
+	defer end()
+	web := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       time.Minute,
+		BaseContext:       func(net.Listener) context.Context { return base },
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- web.Serve(listener) }()
+	s.say("hello version %s listens on %s", s.version, listener.Addr())
+
+	code := 0
+	select {
+	case err := <-failed:
+		s.say("stopped: %v", err)
+		return 1
+	case <-crashed.Done():
+		s.say("crashing, as asked")
+		code = 1
+	case <-ctx.Done():
+		s.say("stopping")
+	}
+	limit, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	err := web.Shutdown(limit)
+	if errors.Is(err, context.DeadlineExceeded) {
+		end() // /slow returns
+		err = web.Close()
+	}
+	if err != nil {
+		s.say("stop: %v", err)
+	}
+	<-failed
+	return code
+}
+
+func (s *server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", s.page)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "ok\n")
+	})
+	mux.HandleFunc("GET /slow", s.slow)
+	mux.HandleFunc("/crash", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		_, _ = io.WriteString(w, "crashing\n")
+		s.crash() // the answer still goes out: shutting down waits for it
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if r.URL.Path != "/healthz" { // asked every second by probes
+			s.say("%s %s from %s", r.Method, strconv.QuoteToGraphic(r.URL.RequestURI()), r.RemoteAddr)
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// slow answers after as many milliseconds as ms says.
+func (s *server) slow(w http.ResponseWriter, r *http.Request) {
+	ms, err := strconv.ParseUint(r.URL.Query().Get("ms"), 10, 32)
+	wait := time.Duration(ms) * time.Millisecond
+	if err != nil || wait > longest {
+		http.Error(w, fmt.Sprintf("ms must be a number from 0 to %d", longest.Milliseconds()), http.StatusBadRequest)
+		return
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		fmt.Fprintf(w, "answered after %d ms\n", ms)
+	case <-r.Context().Done():
+		http.Error(w, "stopping", http.StatusServiceUnavailable)
+	}
+}
+
+// page shows who answers: HTML to a browser, plain lines to everything else.
+func (s *server) page(w http.ResponseWriter, r *http.Request) {
+	if strings.Contains(r.Header.Get("Accept"), "text/html") {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		s.writeHTML(w)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintf(w, "Hello from sampan!\nhost: %s\nversion: %s\npod ip: %s\n", s.host, s.version, s.podIP)
+}
+
+func (s *server) say(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(s.out, format+"\n", args...)
+}
+
+// firstAddress is the address that others reach this pod at, as far as it can be seen from inside.
+func firstAddress() string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "unknown"
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			return n.IP.String()
+		}
+	}
+	return "unknown"
+}
