@@ -1,0 +1,165 @@
+package scheduler
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"sampan.dev/internal/loop"
+)
+
+// gains are the nodes that may take more pods than before, and which filters were eased there.
+type gains map[*Node]Filters
+
+// catchUp looks at all that has changed, and wakes the pods that fit now.
+func (s *Scheduler) catchUp(ctx context.Context, now time.Time) {
+	s.mu.Lock()
+	changed := s.changed
+	if len(changed.pods)+len(changed.nodes)+len(changed.failures) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	s.changed.reset()
+	s.mu.Unlock()
+
+	gained := gains{}
+	for _, key := range changed.nodes {
+		object := s.Source.Node(key.Name)
+		if object == nil {
+			delete(gained, s.nodes.byName[key.Name])
+			s.nodes.Remove(key.Name)
+			continue
+		}
+		if node, filters := s.nodes.Set(object); filters != 0 {
+			gained[node] |= filters
+		}
+	}
+	for _, key := range changed.pods {
+		s.look(ctx, key, now, gained)
+	}
+	for _, f := range changed.failures {
+		s.takeBack(ctx, f, now, gained)
+	}
+	s.wakeThoseThatFit(gained, now)
+}
+
+// look brings what is known of a pod up to date.
+func (s *Scheduler) look(ctx context.Context, key loop.Key, now time.Time, gained gains) {
+	pod := s.Source.Pod(key)
+	p := s.placed[key]
+	if p != nil && (pod == nil || pod.UID != p.uid || ended(pod)) {
+		s.unplace(key, p, gained)
+		p = nil
+	}
+	w := s.queue.pods[key]
+	if w != nil && (pod == nil || pod.UID != w.pod().UID || !ours(pod)) {
+		s.queue.leave(w)
+		w = nil
+	}
+	switch {
+	case pod == nil || ended(pod):
+	case pod.Spec.NodeName != "":
+		s.place(key, pod, p, gained)
+	case p != nil && p.assumed != nil:
+		// the binding is under way, and will be seen or fail
+	case ours(pod):
+		s.enqueue(ctx, key, pod, w, now)
+	}
+}
+
+// place counts the pod on the node that it names.
+func (s *Scheduler) place(key loop.Key, pod *corev1.Pod, p *placement, gained gains) {
+	u := useOf(pod)
+	if p != nil {
+		p.assumed = nil
+		if p.node.Name == pod.Spec.NodeName && p.use.asked.equal(u.asked) {
+			return
+		}
+		s.unplace(key, p, gained) // resized, or bound elsewhere by another
+	}
+	p = &placement{uid: pod.UID, use: u}
+	p.node = s.nodes.add(pod.Spec.NodeName, u)
+	s.placed[key] = p
+}
+
+// unplace gives back what the pod took.
+func (s *Scheduler) unplace(key loop.Key, p *placement, gained gains) {
+	delete(s.placed, key)
+	s.nodes.take(p.node, p.use)
+	if p.node.exists {
+		gained[p.node] |= byResources | byPorts
+	}
+}
+
+// enqueue lets a pod wait for its turn, or for the end of what holds it.
+func (s *Scheduler) enqueue(ctx context.Context, key loop.Key, pod *corev1.Pod, w *waiting, now time.Time) {
+	if w == nil {
+		w = &waiting{key: key, need: NeedOf(pod), added: now}
+		if len(pod.Spec.SchedulingGates) > 0 {
+			s.queue.put(w, gated, "PodAdd")
+			s.write(ctx, func() { s.tellGated(ctx, pod) })
+			return
+		}
+		s.queue.put(w, active, "PodAdd")
+		return
+	}
+	if equality.Semantic.DeepEqual(w.pod().Spec, pod.Spec) {
+		w.need.Pod = pod // its status or metadata changed: what was worked out holds
+		return
+	}
+	w.need = NeedOf(pod)
+	switch {
+	case len(pod.Spec.SchedulingGates) > 0:
+		s.queue.put(w, gated, "PodUpdate")
+	case w.place == gated:
+		w.added = now
+		s.queue.put(w, active, "ScheduleGateRemoved")
+	case w.place == unschedulable:
+		s.queue.wake(w, now, "PodUpdate")
+	default:
+		s.queue.put(w, w.place, "PodUpdate")
+	}
+}
+
+// takeBack gives up a decision that was not accepted.
+func (s *Scheduler) takeBack(ctx context.Context, f failure, now time.Time, gained gains) {
+	if s.placed[f.key] != f.placement || f.placement.assumed == nil {
+		return // the source has shown more since
+	}
+	s.unplace(f.key, f.placement, gained)
+	s.look(ctx, f.key, now, gained)
+	w := s.queue.pods[f.key]
+	if w == nil {
+		return
+	}
+	old := f.placement.assumed
+	w.attempts, w.tried, w.added = old.attempts, old.tried, old.added
+	w.until = now.Add(max(w.backoff(), backoffFirst))
+	s.queue.put(w, backingOff, "ScheduleAttemptFailure")
+}
+
+// wakeThoseThatFit tries each pod that fits nowhere on the nodes that have gained what it failed by. A pod that would
+// still be refused there sleeps on.
+func (s *Scheduler) wakeThoseThatFit(gained gains, now time.Time) {
+	if len(gained) == 0 || s.queue.count[unschedulable] == 0 {
+		return
+	}
+	var woken []*waiting
+	for _, w := range s.queue.pods {
+		if w.place != unschedulable {
+			continue
+		}
+		for node, filters := range gained {
+			if (w.failed == 0 || w.failed&filters != 0) && node.exists && fits(w.need, node) {
+				woken = append(woken, w)
+				break
+			}
+		}
+	}
+	sortByTurn(woken) // the map has no order, and those who wait longest go first
+	for _, w := range woken {
+		s.queue.wake(w, now, "ClusterEvent")
+	}
+}

@@ -1,0 +1,163 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+)
+
+// Filters is a set of filters: which ones refused a pod, and which ones a change may have eased.
+type Filters uint16
+
+const (
+	byCordon Filters = 1 << iota
+	byName
+	byTaints
+	byAffinity
+	byPorts
+	byResources
+
+	everyFilter = byCordon | byName | byTaints | byAffinity | byPorts | byResources
+)
+
+// filter decides whether a node will do for a pod. It looks at this pod and this node alone: those that look at other
+// pods (inter-pod affinity, topology spread) will come after these, with what they need counted once a pod in Need,
+// and will have to be woken by changes on other nodes too (see wake).
+type filter struct {
+	bit  Filters
+	name string // as Kubernetes calls the plugin
+	fits func(*Need, *Node) bool
+	// why says what is missing, if it does not fit. final: no pod's going could help.
+	why func(*Need, *Node) (reasons []string, final bool)
+}
+
+// filters in Kubernetes' order: a node is refused by the first that it fails, and for its reasons alone.
+var filters = [...]filter{
+	{byCordon, "NodeUnschedulable", uncordoned, finally("node(s) were unschedulable")},
+	{byName, "NodeName", named, finally("node(s) didn't match the requested node name")},
+	{byTaints, "TaintToleration", tolerated, whyNotTolerated},
+	{byAffinity, "NodeAffinity", wanted, finally("node(s) didn't match Pod's node affinity/selector")},
+	{byPorts, "NodePorts", portsFree, func(*Need, *Node) ([]string, bool) {
+		return []string{"node(s) didn't have free ports for the requested pod ports"}, false
+	}},
+	{byResources, "NodeResourcesFit", enough, whyNotEnough},
+}
+
+func finally(reason string) func(*Need, *Node) ([]string, bool) {
+	reasons := []string{reason}
+	return func(*Need, *Node) ([]string, bool) { return reasons, true }
+}
+
+// fits reports whether the node passes all filters.
+func fits(n *Need, node *Node) bool {
+	for i := range filters {
+		if !filters[i].fits(n, node) {
+			return false
+		}
+	}
+	return true
+}
+
+// refusing is the first filter that the node does not pass; nil if it passes all.
+func refusing(n *Need, node *Node) *filter {
+	for i := range filters {
+		if !filters[i].fits(n, node) {
+			return &filters[i]
+		}
+	}
+	return nil
+}
+
+func uncordoned(n *Need, node *Node) bool {
+	if !node.cordoned {
+		return true
+	}
+	return tolerates(n.Pod.Spec.Tolerations, &corev1.Taint{Key: corev1.TaintNodeUnschedulable, Effect: corev1.TaintEffectNoSchedule})
+}
+
+func named(n *Need, node *Node) bool {
+	return n.Pod.Spec.NodeName == "" || n.Pod.Spec.NodeName == node.Name
+}
+
+func tolerated(n *Need, node *Node) bool { return firstUntolerated(n, node) == nil }
+
+func whyNotTolerated(n *Need, node *Node) ([]string, bool) {
+	taint := firstUntolerated(n, node)
+	return []string{fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value)}, true
+}
+
+func firstUntolerated(n *Need, node *Node) *corev1.Taint {
+	for i := range node.taints {
+		taint := &node.taints[i]
+		if taint.Effect != corev1.TaintEffectNoSchedule && taint.Effect != corev1.TaintEffectNoExecute {
+			continue
+		}
+		if !tolerates(n.Pod.Spec.Tolerations, taint) {
+			return taint
+		}
+	}
+	return nil
+}
+
+func tolerates(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
+	for i := range tolerations {
+		if tolerations[i].ToleratesTaint(klog.Background(), taint, true) {
+			return true
+		}
+	}
+	return false
+}
+
+func wanted(n *Need, node *Node) bool {
+	match, err := n.required.Match(node.object)
+	return err == nil && match
+}
+
+func portsFree(n *Need, node *Node) bool {
+	for _, p := range n.use.ports {
+		if slices.ContainsFunc(node.ports, p.collides) {
+			return false
+		}
+	}
+	return true
+}
+
+func enough(n *Need, node *Node) bool {
+	if node.pods+1 > node.podsMost {
+		return false
+	}
+	asked, free := &n.use.asked, &node.allocatable
+	if asked.cpu > 0 && asked.cpu > free.cpu-node.used.cpu ||
+		asked.memory > 0 && asked.memory > free.memory-node.used.memory ||
+		asked.storage > 0 && asked.storage > free.storage-node.used.storage {
+		return false
+	}
+	for name, q := range asked.extended {
+		if q > 0 && q > free.extended[name]-node.used.extended[name] {
+			return false
+		}
+	}
+	return true
+}
+
+func whyNotEnough(n *Need, node *Node) (reasons []string, final bool) {
+	if node.pods+1 > node.podsMost {
+		reasons = append(reasons, "Too many pods")
+	}
+	check := func(name corev1.ResourceName, asked, all, used int64) {
+		if asked > 0 && asked > all-used {
+			reasons = append(reasons, "Insufficient "+string(name))
+			final = final || asked > all
+		}
+	}
+	asked, all, used := &n.use.asked, &node.allocatable, &node.used
+	check(corev1.ResourceCPU, asked.cpu, all.cpu, used.cpu)
+	check(corev1.ResourceMemory, asked.memory, all.memory, used.memory)
+	check(corev1.ResourceEphemeralStorage, asked.storage, all.storage, used.storage)
+	for name, q := range asked.extended {
+		check(name, q, all.extended[name], used.extended[name])
+	}
+	return reasons, final
+}

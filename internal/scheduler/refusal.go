@@ -1,0 +1,90 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Refusal says why no node will do. Its Error is Kubernetes' sentence.
+type Refusal struct {
+	Nodes    int       // looked at
+	Verdicts []Verdict // one a node that was looked at; those that affinity by name leaves out are not here
+
+	failed Filters // all that refused a node; none if there is no node
+	never  bool    // the pod does not push out others
+}
+
+// Verdict is why one node will not do.
+type Verdict struct {
+	Node    string
+	Filter  string // that refused it, as Kubernetes calls the plugin
+	Reasons []string
+	Final   bool // no pod's going would help
+}
+
+// refuse asks the filters again, for their reasons. It is done only for pods that fit nowhere.
+func refuse(n *Need, nodes *Nodes, candidates []*Node) *Refusal {
+	r := &Refusal{Nodes: nodes.Len()}
+	for _, node := range candidates {
+		f := refusing(n, node)
+		if f == nil {
+			continue
+		}
+		reasons, final := f.why(n, node)
+		r.failed |= f.bit
+		r.Verdicts = append(r.Verdicts, Verdict{Node: node.Name, Filter: f.name, Reasons: reasons, Final: final})
+	}
+	if len(candidates) < nodes.Len() {
+		r.failed |= byAffinity
+	}
+	r.never = n.Pod.Spec.PreemptionPolicy != nil && *n.Pod.Spec.PreemptionPolicy == corev1.PreemptNever
+	return r
+}
+
+func (r *Refusal) Error() string {
+	if r.Nodes == 0 {
+		return "no nodes available to schedule pods"
+	}
+	counts := map[string]int{}
+	for _, v := range r.Verdicts {
+		for _, reason := range v.Reasons {
+			counts[reason]++
+		}
+	}
+	if absent := r.Nodes - len(r.Verdicts); absent > 0 {
+		counts["node(s) didn't satisfy plugin(s) [NodeAffinity]"] += absent
+	}
+	sentence := fmt.Sprintf("0/%d nodes are available: %s.", r.Nodes, tally(counts))
+	if r.never {
+		return sentence + " preemption: not eligible due to preemptionPolicy=Never."
+	}
+	return sentence + fmt.Sprintf(" preemption: 0/%d nodes are available: %s.", r.Nodes, tally(r.preemption()))
+}
+
+// preemption counts what pushing out pods of lower priority would come to. Pods of different priorities come with a
+// later kind, and with them the pushing; until then there are never victims.
+func (r *Refusal) preemption() map[string]int {
+	counts := map[string]int{}
+	for _, v := range r.Verdicts {
+		if !v.Final {
+			counts["No preemption victims found for incoming pod"]++
+		}
+	}
+	if rest := r.Nodes - counts["No preemption victims found for incoming pod"]; rest > 0 {
+		counts["Preemption is not helpful for scheduling"] = rest
+	}
+	return counts
+}
+
+// tally is "1 reason, 2 other reason", in the order of the words.
+func tally(counts map[string]int) string {
+	var parts []string
+	for reason, count := range counts {
+		parts = append(parts, fmt.Sprintf("%d %s", count, reason))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
+}

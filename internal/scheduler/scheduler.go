@@ -1,0 +1,215 @@
+// Package scheduler gives each pod without a node the node it should run on.
+//
+// It watches Pods and Nodes; it writes Bindings, the PodScheduled condition of pods that fit nowhere, and Events.
+// Always: it binds only pods that name it in spec.schedulerName, have no node, no scheduling gates and are not being
+// deleted; what a pod takes of a node is counted from the moment it is decided, before any cache can show it; a pod
+// that fits nowhere is tried again when something has changed that lets it fit, and not before.
+//
+// Pick decides and is pure. One goroutine owns the queue and the nodes; watchers only mark what has changed, and what
+// needs the API is done beside it.
+package scheduler
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"sampan.dev/internal/loop"
+)
+
+// Name is the spec.schedulerName of the pods that are scheduled here, and the component its events come from.
+const Name = corev1.DefaultSchedulerName
+
+// Source shows the current objects, which are shared and must not be changed. Nil: there is none.
+type Source interface {
+	Pod(key loop.Key) *corev1.Pod
+	Node(name string) *corev1.Node
+}
+
+// API is what the scheduler writes.
+type API interface {
+	Bind(ctx context.Context, binding *corev1.Binding) error
+	// SetCondition sets a condition of the pod, unless the pod has been replaced by one of another UID.
+	SetCondition(ctx context.Context, key loop.Key, uid types.UID, condition corev1.PodCondition) error
+}
+
+// Recorder tells what happened to a pod.
+type Recorder interface {
+	Record(obj runtime.Object, kind, reason, message string)
+}
+
+// Config is what a scheduler works with. Source, API and Recorder must be there.
+type Config struct {
+	Source   Source
+	API      API
+	Recorder Recorder
+	Metrics  *Metrics // nil counts nothing
+	Log      *slog.Logger
+	Writes   int // to the API at once, 64 if zero; deciding waits when all are under way
+}
+
+// Scheduler decides where pods run. Its Changed methods may be called from anywhere, before Run too.
+type Scheduler struct {
+	Config
+	wake   chan struct{} // one is enough
+	slots  chan struct{} // of writes
+	writes sync.WaitGroup
+
+	mu      sync.Mutex // guards what watchers and writers hand to Run's goroutine
+	changed changes
+
+	// Run's goroutine alone:
+	nodes  *Nodes
+	queue  *queue
+	placed map[loop.Key]*placement
+}
+
+// placement is a pod that is counted on a node.
+type placement struct {
+	uid     types.UID
+	node    *Node
+	use     use
+	assumed *waiting // decided here, and not yet seen in the source
+}
+
+// changes wait to be looked at, each object once, in the order they were marked.
+type changes struct {
+	pods, nodes         []loop.Key
+	podMarks, nodeMarks map[loop.Key]struct{}
+	failures            []failure
+}
+
+// failure is a binding that was refused.
+type failure struct {
+	key       loop.Key
+	placement *placement
+}
+
+// New makes a scheduler; Run starts it.
+func New(c Config) *Scheduler {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Writes == 0 {
+		c.Writes = 64
+	}
+	s := &Scheduler{
+		Config: c, wake: make(chan struct{}, 1), slots: make(chan struct{}, c.Writes),
+		nodes: NewNodes(), queue: newQueue(), placed: map[loop.Key]*placement{},
+	}
+	s.changed.reset()
+	s.queue.moved = c.Metrics.moved
+	return s
+}
+
+func (c *changes) reset() {
+	*c = changes{podMarks: map[loop.Key]struct{}{}, nodeMarks: map[loop.Key]struct{}{}}
+}
+
+// PodChanged says that the pod may have changed, come or gone. It never blocks.
+func (s *Scheduler) PodChanged(key loop.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, marked := s.changed.podMarks[key]; marked {
+		return
+	}
+	s.changed.podMarks[key] = struct{}{}
+	s.changed.pods = append(s.changed.pods, key)
+	s.nudge()
+}
+
+// NodeChanged says that the node may have changed, come or gone. It never blocks.
+func (s *Scheduler) NodeChanged(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := loop.Key{Name: name}
+	if _, marked := s.changed.nodeMarks[key]; marked {
+		return
+	}
+	s.changed.nodeMarks[key] = struct{}{}
+	s.changed.nodes = append(s.changed.nodes, key)
+	s.nudge()
+}
+
+func (s *Scheduler) nudge() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // a nudge is waiting
+	}
+}
+
+// Run schedules until ctx ends, and returns nil once all that it is writing is written.
+func (s *Scheduler) Run(ctx context.Context) error {
+	defer s.writes.Wait()
+	for ctx.Err() == nil {
+		s.catchUp(ctx, time.Now())
+		s.Metrics.pending(s.queue.count)
+		if w := s.queue.pop(time.Now()); w != nil {
+			s.schedule(ctx, w)
+			continue
+		}
+		s.rest(ctx)
+	}
+	return nil
+}
+
+// rest waits for a nudge or the end of a backoff.
+func (s *Scheduler) rest(ctx context.Context) {
+	var end <-chan time.Time
+	if next := s.queue.next(); !next.IsZero() {
+		timer := time.NewTimer(time.Until(next))
+		defer timer.Stop()
+		end = timer.C
+	}
+	select {
+	case <-ctx.Done():
+	case <-s.wake:
+	case <-end:
+	}
+}
+
+// schedule decides about one pod, which is in no queue, and starts writing what was decided.
+func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
+	begun := time.Now()
+	w.attempts++
+	w.tried = begun
+	node, refusal := Pick(w.need, s.nodes)
+	if refusal != nil {
+		s.Metrics.attempted("unschedulable", time.Since(begun))
+		w.failed = refusal.failed
+		s.queue.put(w, unschedulable, "ScheduleAttemptFailure")
+		s.write(ctx, func() { s.tellUnschedulable(ctx, w.pod(), refusal.Error()) })
+		return
+	}
+	p := &placement{uid: w.pod().UID, use: w.need.use, assumed: w}
+	p.node = s.nodes.add(node.Name, p.use)
+	s.placed[w.key] = p
+	pod, name := w.pod(), node.Name // the binding must not read what this goroutine changes
+	attempts, added := w.attempts, w.added
+	s.write(ctx, func() {
+		if s.bind(ctx, pod, name, p) {
+			s.Metrics.attempted("scheduled", time.Since(begun))
+			s.Metrics.scheduled(attempts, time.Since(added))
+		} else {
+			s.Metrics.attempted("error", time.Since(begun))
+		}
+	})
+}
+
+// write does something beside the scheduler's goroutine, as soon as a slot is free.
+func (s *Scheduler) write(ctx context.Context, do func()) {
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	s.writes.Go(func() {
+		defer func() { <-s.slots }()
+		do()
+	})
+}
