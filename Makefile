@@ -58,6 +58,7 @@ bench: build ## measure what docs/performance.md keeps
 
 .PHONY: demo
 demo: build ## start a cluster on this machine, run a pod and ask it over HTTP
+	@hack/deps demo
 	@hack/demo $(DEMO_DIR)
 
 .PHONY: demo-clean

@@ -1,4 +1,4 @@
-package hold
+package sampan
 import (
  _ "k8s.io/api/core/v1"
  _ "k8s.io/client-go/kubernetes"
