@@ -1,0 +1,185 @@
+package auth
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// leaseNamespace holds one Lease for each node, of the node's name.
+const leaseNamespace = corev1.NamespaceNodeLease
+
+// node allows a node what it needs, and nothing of other nodes: itself, the pods bound to it with their status, its lease, events,
+// and of ConfigMaps and Secrets those that its pods name.
+func (r *Rules) node(node string, q *Request) (bool, string) {
+	switch q.Resource + "." + q.Group {
+	case "nodes.":
+		switch q.Verb {
+		case "create": // the name is in the body, which the API server checks
+			return q.Subresource == "", ""
+		case "get", "update", "patch":
+			if q.Name != node {
+				return false, fmt.Sprintf("node '%s' cannot read or change '%s', only its own Node object", node, q.Name)
+			}
+			return q.Subresource == "" || q.Subresource == "status", ""
+		case "list", "watch":
+			if !selects(q, "metadata.name", node) {
+				return false, "can only list/watch nodes with a metadata.name field selector of the node's own name"
+			}
+			return q.Subresource == "", ""
+		}
+	case "pods.":
+		return r.nodePods(node, q)
+	case "configmaps.", "secrets.":
+		return r.nodeConfig(node, q)
+	case "leases.coordination.k8s.io":
+		return nodeLease(node, q)
+	case "events.", "events.events.k8s.io":
+		return q.Subresource == "" && slices.Contains([]string{"create", "update", "patch"}, q.Verb), ""
+	case "services.":
+		return q.Subresource == "" && slices.Contains([]string{"get", "list", "watch"}, q.Verb), ""
+	}
+	return false, ""
+}
+
+func (r *Rules) nodePods(node string, q *Request) (bool, string) {
+	switch q.Verb {
+	case "list", "watch":
+		if selects(q, "spec.nodeName", node) {
+			return q.Subresource == "", ""
+		}
+		return false, "can only list/watch pods with spec.nodeName field selector"
+	case "get", "delete":
+		if q.Subresource != "" {
+			return false, ""
+		}
+	case "update", "patch":
+		if q.Subresource != "status" {
+			return false, ""
+		}
+	default:
+		return false, ""
+	}
+	for pod := range r.pods(node, q.Namespace) {
+		if pod.Name == q.Name && pod.Namespace == q.Namespace {
+			return true, ""
+		}
+	}
+	return false, unrelated(node)
+}
+
+func (r *Rules) nodeConfig(node string, q *Request) (bool, string) {
+	if q.Subresource != "" || !slices.Contains([]string{"get", "list", "watch"}, q.Verb) {
+		return false, "can only read resources of this type"
+	}
+	if q.Namespace == "" {
+		return false, "can only read namespaced object of this type"
+	}
+	name := q.Name
+	if name == "" && q.Fields != nil {
+		name, _ = q.Fields.RequiresExactMatch("metadata.name")
+	}
+	if name == "" {
+		return false, "No Object name found"
+	}
+	for pod := range r.pods(node, q.Namespace) {
+		if pod.Namespace == q.Namespace && Names(pod, q.Resource, name) {
+			return true, ""
+		}
+	}
+	return false, unrelated(node)
+}
+
+func nodeLease(node string, q *Request) (bool, string) {
+	if q.Subresource != "" || !slices.Contains([]string{"get", "create", "update", "patch", "delete"}, q.Verb) {
+		return false, "can only get, create, update, patch, or delete a node lease"
+	}
+	if q.Namespace != leaseNamespace {
+		return false, fmt.Sprintf("can only access leases in the %q system namespace", leaseNamespace)
+	}
+	// A lease that is created has its name in the body, which the API server checks.
+	if q.Verb != "create" && q.Name != node {
+		return false, "can only access node lease with the same name as the requesting node"
+	}
+	return true, ""
+}
+
+func unrelated(node string) string {
+	return fmt.Sprintf("no relationship found between node '%s' and this object", node)
+}
+
+func selects(q *Request, field, value string) bool {
+	if q.Fields == nil {
+		return false
+	}
+	got, ok := q.Fields.RequiresExactMatch(field)
+	return ok && got == value
+}
+
+// Names says whether the pod names a ConfigMap or a Secret (resource "configmaps" or "secrets") of its namespace.
+func Names(pod *corev1.Pod, resource, name string) bool {
+	secret := resource == "secrets"
+	if secret {
+		for _, s := range pod.Spec.ImagePullSecrets {
+			if s.Name == name {
+				return true
+			}
+		}
+	}
+	for i := range pod.Spec.Volumes {
+		if volumeNames(&pod.Spec.Volumes[i], secret, name) {
+			return true
+		}
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if environmentNames(list[i].EnvFrom, list[i].Env, secret, name) {
+				return true
+			}
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		c := &pod.Spec.EphemeralContainers[i]
+		if environmentNames(c.EnvFrom, c.Env, secret, name) {
+			return true
+		}
+	}
+	return false
+}
+
+func volumeNames(v *corev1.Volume, secret bool, name string) bool {
+	if secret && v.Secret != nil && v.Secret.SecretName == name {
+		return true
+	}
+	if !secret && v.ConfigMap != nil && v.ConfigMap.Name == name {
+		return true
+	}
+	if v.Projected == nil {
+		return false
+	}
+	for _, s := range v.Projected.Sources {
+		if secret && s.Secret != nil && s.Secret.Name == name || !secret && s.ConfigMap != nil && s.ConfigMap.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func environmentNames(from []corev1.EnvFromSource, env []corev1.EnvVar, secret bool, name string) bool {
+	for _, e := range from {
+		if secret && e.SecretRef != nil && e.SecretRef.Name == name || !secret && e.ConfigMapRef != nil && e.ConfigMapRef.Name == name {
+			return true
+		}
+	}
+	for _, e := range env {
+		v := e.ValueFrom
+		if v == nil {
+			continue
+		}
+		if secret && v.SecretKeyRef != nil && v.SecretKeyRef.Name == name || !secret && v.ConfigMapKeyRef != nil && v.ConfigMapKeyRef.Name == name {
+			return true
+		}
+	}
+	return false
+}
