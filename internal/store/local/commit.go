@@ -189,13 +189,12 @@ func (p pending) record() store.Record {
 
 // write puts the batch in buf on disk. An error is the answer to every write of the batch.
 func (s *Store) write() error {
-	log := s.logs[len(s.logs)-1]
 	var err error
-	if log.size >= s.logSize() {
-		log, err = s.rotate()
+	if s.active.size >= s.logSize() {
+		err = s.rotate()
 	}
 	if err == nil {
-		err = log.append(s.buf)
+		err = s.active.append(s.buf)
 	}
 	if errors.Is(err, store.ErrBroken) {
 		s.opts.Log.Error("The store accepts no more writes until it is opened again", "dir", s.dir, "error", err)
@@ -212,9 +211,8 @@ func (s *Store) publish(staged []pending, events []store.Event) {
 	s.syncs.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	log := s.logs[len(s.logs)-1]
 	for _, p := range staged {
-		log.add(p.entry.revision, p.size)
+		s.active.add(p.entry.revision, p.size)
 		s.account(p.write.Key, p.entry, p.previous, p.deleted, p.size)
 	}
 	s.revision += int64(len(staged))

@@ -15,11 +15,10 @@ import (
 func (s *Store) logSize() int64 { return min(8<<20, s.opts.HistoryBytes/4) }
 
 // rotate follows the last log by a new one. Called by the committer, when all that was written is durable.
-func (s *Store) rotate() (*segment, error) {
-	old := s.logs[len(s.logs)-1]
-	g, err := s.addLog()
-	if err != nil {
-		return nil, err
+func (s *Store) rotate() error {
+	old := s.active
+	if err := s.addLog(); err != nil {
+		return err
 	}
 	if err := old.file.Truncate(old.size); err != nil { // only to save room
 		s.opts.Log.Warn("Cannot shorten a full log of the store", "file", old.path, "error", err)
@@ -31,11 +30,11 @@ func (s *Store) rotate() (*segment, error) {
 	case s.tidy <- struct{}{}:
 	default:
 	}
-	return g, nil
+	return nil
 }
 
-// addLog makes the log for the revisions to come, durably.
-func (s *Store) addLog() (*segment, error) {
+// addLog makes the log for the revisions to come, durably, and the active one.
+func (s *Store) addLog() error {
 	first := s.revision + 1
 	path := filepath.Join(s.dir, fileName(first, logEnd))
 	f, _, err := s.opts.open(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
@@ -53,14 +52,14 @@ func (s *Store) addLog() (*segment, error) {
 		err = fmt.Errorf("%w: %w", store.ErrNoSpace, err)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	g := &segment{path: path, file: f, first: first, size: frameSize, space: frameSize}
-	g.refs.Store(1)
+	s.active = &segment{path: path, file: f, first: first, size: frameSize, space: frameSize}
+	s.active.refs.Store(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.logs = append(slices.Clip(s.logs), g)
-	return g, nil
+	s.logs = append(slices.Clip(s.logs), s.active)
+	return nil
 }
 
 // historyStart is the revision up to which events are to be forgotten, so that those which are left keep to the

@@ -58,6 +58,7 @@ type Store struct {
 	running sync.WaitGroup
 	once    sync.Once
 
+	active  *segment           // the committer's: the last of logs
 	buf     []byte             // the committer's: the batch being written
 	pending map[string]pending // the committer's: keys that the batch changes
 

@@ -46,7 +46,7 @@ func (s *Store) recover() error {
 		}
 	}
 	if len(logs) == 0 {
-		if _, err := s.addLog(); err != nil {
+		if err := s.addLog(); err != nil {
 			return err
 		}
 	}
@@ -217,6 +217,7 @@ func (s *Store) cutTail(g *segment) error {
 		}
 		g.space = g.size
 	}
+	s.active = g
 	return g.file.Sync() // what was read may so far be in the page cache alone
 }
 
@@ -248,8 +249,7 @@ func (s *Store) replaceLog(g *segment) error {
 	if err := g.done(); err != nil {
 		return err
 	}
-	_, err := s.addLog()
-	return err
+	return s.addLog()
 }
 
 func damaged(path string, at int64, err error) error {

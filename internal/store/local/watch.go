@@ -16,7 +16,7 @@ const (
 	catchUpBytes = 1 << 20 // or fewer if they are large
 )
 
-// ring holds the events that watchers have not taken yet, if there are not too many: batches without gaps, ascending.
+// ring holds the events that watchers have not taken up yet, if there are not too many: batches without gaps, ascending.
 type ring struct {
 	batches []ringBatch
 	bytes   int
@@ -67,7 +67,7 @@ func (r *ring) after(revision int64) []store.Event {
 // watcher is one call of Watch. Its position is all that ties it to the store, so that a slow one costs nothing.
 type watcher struct {
 	prefix  string
-	taken   atomic.Int64  // events up to here have been taken by the receiver
+	taken   atomic.Int64  // events up to here have been sent, or are in hand to be
 	expired chan struct{} // closed when taken has fallen behind the floor,
 	late    bool          // which this says as well; guarded by Store.mu
 	out     chan []store.Event
@@ -115,6 +115,7 @@ func (s *Store) send(ctx context.Context, w *watcher) error {
 		if err != nil {
 			return err
 		}
+		w.taken.Store(last) // before they are sent: the receiver may have them before this goroutine runs again
 		if events = matching(events, w.prefix); len(events) > 0 {
 			select {
 			case w.out <- events:
@@ -126,7 +127,6 @@ func (s *Store) send(ctx context.Context, w *watcher) error {
 				return store.ErrSlow
 			}
 		}
-		w.taken.Store(last)
 	}
 }
 
