@@ -76,10 +76,12 @@ func (s *server) run(ctx context.Context, listener net.Listener) int {
 	s.crash = crash
 	base, end := context.WithCancel(context.Background())
 	defer end()
+	fresh := &freshConns{conns: map[net.Conn]bool{}}
 	web := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       time.Minute,
+		ConnState:         fresh.track,
 		BaseContext:       func(net.Listener) context.Context { return base },
 	}
 	failed := make(chan error, 1)
@@ -99,6 +101,7 @@ func (s *server) run(ctx context.Context, listener net.Listener) int {
 	}
 	limit, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	fresh.close()
 	err := web.Shutdown(limit)
 	if errors.Is(err, context.DeadlineExceeded) {
 		end() // /slow returns
@@ -179,4 +182,34 @@ func firstAddress() string {
 		}
 	}
 	return "unknown"
+}
+
+// freshConns are connections on which nothing was asked yet, as browsers and probes open them. Shutdown would give each
+// five seconds; here they are closed at once.
+type freshConns struct {
+	mu     sync.Mutex
+	conns  map[net.Conn]bool
+	closed bool
+}
+
+func (f *freshConns) track(c net.Conn, state http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if state != http.StateNew {
+		delete(f.conns, c)
+		return
+	}
+	if f.closed {
+		_ = c.Close()
+	}
+	f.conns[c] = true
+}
+
+func (f *freshConns) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	for c := range f.conns {
+		_ = c.Close()
+	}
 }
