@@ -1,10 +1,18 @@
 package resource
 
 import (
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
+
+// plainFinalizers may do without a domain.
+var plainFinalizers = []string{string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents}
 
 // ValidateMeta checks the metadata of an object to be created, whose name has been generated where that was asked for.
 func ValidateMeta(kind *Kind, obj Object) field.ErrorList {
@@ -12,11 +20,33 @@ func ValidateMeta(kind *Kind, obj Object) field.ErrorList {
 	if rule == nil {
 		rule = path.ValidatePathSegmentName
 	}
-	return apivalidation.ValidateObjectMetaAccessor(obj, kind.Namespaced, rule, field.NewPath("metadata"))
+	at := field.NewPath("metadata")
+	errs := apivalidation.ValidateObjectMetaAccessor(obj, kind.Namespaced, rule, at)
+	return append(errs, finalizers(obj, at)...)
 }
 
 // ValidateMetaUpdate checks what an update may do to metadata. New must carry a resourceVersion: the caller fills in
-// the current one for an update without condition.
-func ValidateMetaUpdate(kind *Kind, new, old Object) field.ErrorList {
-	return apivalidation.ValidateObjectMetaAccessorUpdate(new, old, field.NewPath("metadata"))
+// the current one for an update without condition. What a client left out that it may not change (uid, creation and
+// deletion time) the caller fills in too.
+func ValidateMetaUpdate(_ *Kind, new, old Object) field.ErrorList {
+	at := field.NewPath("metadata")
+	errs := apivalidation.ValidateObjectMetaAccessorUpdate(new, old, at)
+	return append(errs, finalizers(new, at)...)
+}
+
+func finalizers(obj Object, at *field.Path) (errs field.ErrorList) {
+	for i, name := range obj.GetFinalizers() {
+		if err := PlainFinalizer(name, at.Child("finalizers").Index(i)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// PlainFinalizer refuses a finalizer without a domain, except the few that Kubernetes itself has.
+func PlainFinalizer(name string, at *field.Path) *field.Error {
+	if strings.Contains(name, "/") || slices.Contains(plainFinalizers, name) {
+		return nil
+	}
+	return field.Invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified")
 }

@@ -37,9 +37,9 @@ type Kind struct {
 	// Default fills in what was left out, in place. Doing it twice changes nothing.
 	Default func(Object)
 	// PrepareCreate drops what a client may not set (status) and sets what only the server sets (generation, phase).
-	// Calling it before or after Default comes to the same.
+	// It runs once, after defaulting, naming and admission, and before validation.
 	PrepareCreate func(Object)
-	// PrepareUpdate carries over from old what an update of the main resource may not change, and bumps the generation.
+	// PrepareUpdate, which runs at the same point of an update, carries over from old what an update of the main resource may not change, and bumps the generation.
 	PrepareUpdate func(new, old Object)
 	// PrepareDelete changes an object whose deletion begins, once its deletionTimestamp is set (namespaces become Terminating).
 	PrepareDelete func(Object)
@@ -48,16 +48,13 @@ type Kind struct {
 
 	// NameRule says what is wrong with a name, or with the prefix of a generated one. Nil: whatever fits in a URL's path.
 	NameRule func(name string, prefix bool) []string
-	// Validate checks everything but ObjectMeta, which ValidateMeta does.
+	// Validate checks everything but ObjectMeta, which ValidateMeta does, on create and update alike.
+	// What holds only for an object to be created is checked while it has no resourceVersion (IsNew).
 	Validate func(Object) field.ErrorList
 	// ValidateUpdate checks what may change; the caller has run Validate(new) and ValidateMetaUpdate already.
-	// A kind with LaxUpdate is validated by this alone.
 	ValidateUpdate func(new, old Object) field.ErrorList
-	// LaxUpdate means that Validate(new) must not run on an update, since old objects may hold what is refused now.
-	LaxUpdate bool
-	Warnings  func(Object) []string
-	// WarningsUpdate takes the place of Warnings on an update where upstream warns of other things then.
-	WarningsUpdate func(new, old Object) []string
+	// Warnings are sentences for the person who creates or updates the object.
+	Warnings func(Object) []string
 
 	Status   *Status  // nil: no /status
 	Finalize *Status  // nil: no /finalize (only namespaces have it)
@@ -95,10 +92,9 @@ type Version struct {
 	FromStored func(Object) Object // never changes its argument, which may be shared; may return it itself
 	ToStored   func(Object) Object // likewise
 
-	// Validate checks an object as it came in this version, in that version's field paths; nil: the kind's own is enough.
-	// It takes the place of Kind.Validate for objects written in this version.
-	Validate func(Object) field.ErrorList
-	// ValidateUpdate likewise takes the place of Kind.ValidateUpdate.
+	// Validate and ValidateUpdate check what only this version demands of those who write in it, besides the kind's own
+	// validation. They are given stored objects (after ToStored). Nil: nothing more.
+	Validate       func(Object) field.ErrorList
 	ValidateUpdate func(new, old Object) field.ErrorList
 	// FieldNames are the selectable fields in this version, and StoredField what one is called in Kind.Fields; nil: as stored.
 	FieldNames  []string
@@ -118,6 +114,9 @@ func (k *Kind) ServedVerbs() []string {
 	}
 	return k.Verbs
 }
+
+// IsNew says that the object is about to be created: what is stored has a resourceVersion, and an update must name one.
+func IsNew(o Object) bool { return o.GetResourceVersion() == "" }
 
 // Resource is the kind's name in URLs, with group and stored version.
 func (k *Kind) Resource() schema.GroupVersionResource {

@@ -1,0 +1,88 @@
+package core
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"sampan.dev/internal/resource"
+)
+
+// Service is one address for many pods. It can only be read for now.
+func Service() *resource.Kind {
+	spec := corev1.ServiceSpec{}.SwaggerDoc()
+	return &resource.Kind{
+		GroupVersionKind: gvk("Service"), Plural: "services", Singular: "service", ShortNames: []string{"svc"},
+		Categories: []string{"all"},
+		Namespaced: true, Prefix: "/registry/services/specs/",
+		New:      func() resource.Object { return &corev1.Service{} },
+		NewList:  func() runtime.Object { return &corev1.ServiceList{} },
+		Verbs:    []string{"get", "list", "watch"},
+		NameRule: apivalidation.NameIsDNS1035Label,
+
+		Fields: func(o resource.Object) map[string]string {
+			s := o.(*corev1.Service)
+			return metaFields(o, map[string]string{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)})
+		},
+		FieldNames: append([]string{"spec.clusterIP", "spec.type"}, metaNames...),
+		Columns: []metav1.TableColumnDefinition{
+			nameColumn(),
+			column("Type", "string", spec["type"], 0),
+			column("Cluster-IP", "string", spec["clusterIP"], 0),
+			column("External-IP", "string", spec["externalIPs"], 0),
+			column("Port(s)", "string", spec["ports"], 0),
+			ageColumn(),
+			column("Selector", "string", spec["selector"], 1),
+		},
+		Row: func(o resource.Object, now time.Time) []any { return serviceRow(o.(*corev1.Service), now) },
+	}
+}
+
+func serviceRow(s *corev1.Service, now time.Time) []any {
+	clusterIP := s.Spec.ClusterIP
+	if len(s.Spec.ClusterIPs) > 0 {
+		clusterIP = s.Spec.ClusterIPs[0]
+	}
+	ports := make([]string, len(s.Spec.Ports))
+	for i, p := range s.Spec.Ports {
+		ports[i] = fmt.Sprintf("%d/%s", p.Port, p.Protocol)
+		if p.NodePort > 0 {
+			ports[i] = fmt.Sprintf("%d:%d/%s", p.Port, p.NodePort, p.Protocol)
+		}
+	}
+	return []any{
+		s.Name, string(s.Spec.Type), orNone(clusterIP), externalIP(s), orNone(strings.Join(ports, ",")),
+		age(s.CreationTimestamp, now), labels.FormatLabels(s.Spec.Selector),
+	}
+}
+
+func externalIP(s *corev1.Service) string {
+	switch s.Spec.Type {
+	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort:
+		return orNone(strings.Join(s.Spec.ExternalIPs, ","))
+	case corev1.ServiceTypeLoadBalancer:
+		var from []string
+		for _, ingress := range s.Status.LoadBalancer.Ingress {
+			if ip := ingress.IP; ip != "" {
+				from = append(from, ip)
+			} else if ingress.Hostname != "" {
+				from = append(from, ingress.Hostname)
+			}
+		}
+		slices.Sort(from)
+		if all := append(slices.Compact(from), s.Spec.ExternalIPs...); len(all) > 0 {
+			return strings.Join(all, ",")
+		}
+		return "<pending>"
+	case corev1.ServiceTypeExternalName:
+		return s.Spec.ExternalName
+	}
+	return "<unknown>"
+}

@@ -1,0 +1,17 @@
+// Package kinds is the table of all kinds that are served.
+//
+// It watches and writes nothing. Always: a kind that is served is in this table, and nowhere else is a list of them.
+package kinds
+
+import (
+	"slices"
+
+	"sampan.dev/internal/resource"
+	"sampan.dev/internal/resource/coordination"
+	"sampan.dev/internal/resource/core"
+)
+
+// Table makes the table. It takes a few milliseconds: make it once and hand it round.
+func Table() *resource.Table {
+	return resource.New(slices.Concat(core.Kinds(), coordination.Kinds())...)
+}
