@@ -2,6 +2,7 @@ package local
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"strconv"
 	"strings"
@@ -10,6 +11,12 @@ import (
 	"sampan.dev/internal/store"
 	"sampan.dev/internal/store/storetest"
 )
+
+// TestMain keeps the log to itself: faults are what is tested.
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	os.Exit(m.Run())
+}
 
 func open(t testing.TB, dir string, opts Options) *Store {
 	t.Helper()
@@ -24,9 +31,6 @@ func open(t testing.TB, dir string, opts Options) *Store {
 func TestContract(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store { return open(t, t.TempDir(), Options{}) })
 }
-
-// With files this small every few writes begin a new log, and files are rewritten all the time.
-var small = Options{HistoryBytes: 64 << 10}
 
 func TestReopen(t *testing.T) {
 	t.Run("large files", func(t *testing.T) {
