@@ -200,7 +200,7 @@ func TestTornAtEveryByte(t *testing.T) {
 				if s.Revision() != want {
 					t.Fatalf("cut at byte %d, then %s: at revision %d, want %d", cut, name, s.Revision(), want)
 				}
-				r, err := s.Apply(t.Context(), store.Write{Key: "/a", Value: []byte("after the tear"), Expect: store.Any})
+				r, err := s.Apply(t.Context(), store.Write{Key: "/a", Value: []byte("written after a tear"), Expect: store.Any})
 				if err != nil || r.Revision != want+1 {
 					t.Fatalf("cut at byte %d, then %s: %+v, %v", cut, name, r, err)
 				}
@@ -208,6 +208,56 @@ func TestTornAtEveryByte(t *testing.T) {
 					t.Fatal(err)
 				}
 				want++
+			}
+		}
+	}
+}
+
+// A killed process leaves writes in the page cache. Who finds them there tells others, and so must make sure of them.
+func TestOpenMakesDurableWhatItFinds(t *testing.T) {
+	log, batch, _ := threeAndABatch(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, fileName(store.First+1, logEnd)), slices.Concat(log, batch), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := &disk{t: t, cached: true}
+	s := open(t, dir, d.options(Options{}))
+	if s.Revision() != 7 {
+		t.Fatalf("opened at revision %d", s.Revision())
+	}
+	d.cut()
+	s.Close()
+	for _, f := range d.files {
+		if !bytes.Equal(f.durable, slices.Concat(log, batch)) {
+			t.Fatalf("of %s %d bytes are durable", f.path, len(f.durable))
+		}
+	}
+}
+
+// A log is named before a record can be in it. What a crash leaves of its beginning must not be in the way.
+func TestLogBegunButNotWritten(t *testing.T) {
+	log, batch, _ := threeAndABatch(t)
+	beginning := frame(magicLog, 8)
+	for cut := range len(beginning) + 1 {
+		for _, begun := range [][]byte{beginning[:cut], append(bytes.Clone(beginning[:cut]), make([]byte, 999)...)} {
+			dir := t.TempDir()
+			if err := errors.Join(
+				os.WriteFile(filepath.Join(dir, fileName(2, logEnd)), slices.Concat(log, batch), 0o600),
+				os.WriteFile(filepath.Join(dir, fileName(8, logEnd)), begun, 0o600),
+			); err != nil {
+				t.Fatal(err)
+			}
+			for want := int64(7); want < 9; want++ {
+				s := open(t, dir, Options{})
+				if s.Revision() != want {
+					t.Fatalf("%d bytes: opened at revision %d, want %d", cut, s.Revision(), want)
+				}
+				if _, err := s.Apply(t.Context(), store.Write{Key: "/a", Value: []byte("v"), Expect: store.Any}); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 	}

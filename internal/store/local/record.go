@@ -114,7 +114,7 @@ func parseRecord(b []byte) (record, error) {
 	if len(b) < size {
 		return record{}, errShort
 	}
-	if crc32.Checksum(b[4:size], castagnoli) != binary.LittleEndian.Uint32(b) {
+	if crc32.Checksum(b[4:size], castagnoli) != binary.LittleEndian.Uint32(b) || !isZero(b[recordHeader+key+value:size]) {
 		return record{}, errTorn
 	}
 	r.key = b[recordHeader : recordHeader+key : recordHeader+key]

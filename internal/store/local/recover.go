@@ -227,7 +227,7 @@ func laterBatch(tail []byte, missing int64) int {
 	for at := 0; at+recordHeader <= len(tail); at += align {
 		b := tail[at:]
 		began := int64(binary.LittleEndian.Uint64(b[16:])) - int64(binary.LittleEndian.Uint32(b[12:]))
-		if began <= missing || began > missing+1<<32 {
+		if began <= missing || began-missing > 1<<32 {
 			continue // quick: most bytes go this way
 		}
 		if _, err := parseRecord(b); err == nil {
