@@ -51,14 +51,18 @@ func (s *Store) ensureBuiltins() error {
 	if err != nil {
 		return err
 	}
-	defer s.hold([]string{layer})()
+	release := s.hold([]string{layer})
+	defer release()
+	upgraded := false
 	for _, version := range builtinVersions {
 		raw, err := json.Marshal(builtinConfig(layer, version))
 		if err != nil {
 			return err
 		}
 		name := builtinRepo + ":" + version
+		s.mu.Lock()
 		old, had := s.names[name]
+		s.mu.Unlock()
 		m, err := s.addImage(raw, name)
 		if err != nil {
 			return err
@@ -66,12 +70,16 @@ func (s *Store) ensureBuiltins() error {
 		s.mu.Lock()
 		s.builtins[name] = m.ID
 		if had && old != m.ID {
+			upgraded = true
 			err = s.drop(old)
 		}
 		s.mu.Unlock()
 		if err != nil {
 			return err
 		}
+	}
+	if upgraded {
+		return s.Collect()
 	}
 	return nil
 }
@@ -137,15 +145,7 @@ func (s *Store) builtinLayer() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// An older layer under the same digest may have been a link to a file that has changed since: never trust it.
-	if s.hasLayer(layer) {
-		left, err := s.discard(s.layerDir(layer))
-		if err != nil {
-			return "", err
-		}
-		defer os.RemoveAll(left)
-	}
-	if err := s.commitLayer(tmp, layer, layerStat{Bytes: size, Inodes: 4, Root: true}); err != nil {
+	if err := s.keepBuiltin(tmp, layer, layerStat{Bytes: size, Inodes: 4, Root: true}); err != nil {
 		return "", err
 	}
 	note = builtinNote{Executable: exe, Layer: layer}
@@ -161,6 +161,22 @@ func (s *Store) builtinLayer() (string, error) {
 		return "", err
 	}
 	return layer, os.Rename(next, notePath)
+}
+
+// keepBuiltin gives the layer its name, unless it is there already: then containers may run from it, and it stays as it is. Only if
+// it is a link to a file that was changed since does the new one take its place.
+func (s *Store) keepBuiltin(tmp, layer string, stat layerStat) error {
+	if s.hasLayer(layer) {
+		if is, _, err := builtinDigest(filepath.Join(s.layerDir(layer), "fs", "hello")); err == nil && is == layer {
+			return nil
+		}
+		left, err := s.discard(s.layerDir(layer))
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(left)
+	}
+	return s.commitLayer(tmp, layer, stat)
 }
 
 func makeBuiltinRoot(dir string) error {

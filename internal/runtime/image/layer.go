@@ -177,7 +177,7 @@ func (s *Store) layerError(src layerSource, packed *meter, err error) error {
 		_, _ = io.Copy(io.Discard, packed)
 	}
 	// The registry library checks as well, and gives this instead of the end.
-	mismatch := packed.err != nil && strings.Contains(packed.err.Error(), "error verifying sha256 checksum")
+	mismatch := packed.err != nil && strings.Contains(packed.err.Error(), "error verifying ")
 	if src.digest != "" && (mismatch || packed.err == io.EOF) && packed.digest() != src.digest {
 		return &DigestError{What: "layer", Want: src.digest, Got: packed.digest()}
 	}

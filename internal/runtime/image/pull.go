@@ -57,7 +57,7 @@ func (s *Store) pull(ctx context.Context, r Reference, auth Auth, progress func(
 		remote.WithJobs(s.opts.Parallel + 1),
 		remote.WithRetryBackoff(remote.Backoff{Duration: 200 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
 	}
-	source, err := s.source(r)
+	source, err := source(r)
 	if err != nil {
 		return nil, err
 	}
@@ -98,20 +98,19 @@ func (s *Store) pull(ctx context.Context, r Reference, auth Auth, progress func(
 }
 
 // source is where an image is asked for. A configuration of mirrors will have its place here: a list instead of one.
-func (s *Store) source(r Reference) (name.Reference, error) {
+func source(r Reference) (name.Reference, error) {
 	var options []name.Option
 	if isLoopback(r.Domain) {
 		options = append(options, name.Insecure) // https first, then http
 	}
-	full := r.Repo() + ":" + r.Tag
-	if r.Digest != "" {
-		full = r.Repo() + "@" + r.Digest
-	}
-	ref, err := name.ParseReference(full, options...)
+	registry, err := name.NewRegistry(r.Domain, options...)
 	if err != nil {
 		return nil, &InvalidNameError{Name: r.String(), Reason: malformed}
 	}
-	return ref, nil
+	if r.Digest != "" {
+		return registry.Repo(r.Path).Digest(r.Digest), nil
+	}
+	return registry.Repo(r.Path).Tag(r.Tag), nil
 }
 
 // remoteLayers pairs the layers as the manifest names them with what the configuration says they are once unpacked.

@@ -2,6 +2,7 @@ package image
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
@@ -181,7 +182,10 @@ func validDomain(s string) bool {
 	host, port := s, ""
 	if strings.HasPrefix(s, "[") {
 		end := strings.IndexByte(s, ']')
-		if end < 2 || strings.Trim(s[1:end], "0123456789abcdefABCDEF:") != "" {
+		if end < 0 {
+			return false
+		}
+		if ip, err := netip.ParseAddr(s[1:end]); err != nil || !ip.Is6() || ip.Zone() != "" {
 			return false
 		}
 		host, port = "ipv6", s[end+1:]

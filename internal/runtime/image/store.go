@@ -78,7 +78,8 @@ type Options struct {
 	Log *slog.Logger
 
 	// InUse lists the layer directories that containers' snapshots are mounted from; they are kept
-	// though no image needs them any more. May be nil.
+	// though no image needs them any more. May be nil; else it is called from Open on, so open the
+	// snapshots first.
 	InUse func() []string
 
 	// Executable is the program that the built-in images hold; "/proc/self/exe" if empty.

@@ -107,6 +107,9 @@ func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 		u.stat.Root = true
 		return u.dirMeta(u.root, ".", hdr)
 	}
+	if strings.HasPrefix(name, whiteout+whiteout) && name != opaqueWhiteout {
+		return nil // aufs kept its own notes under such names; they say nothing
+	}
 	dirName, base := path.Split(name)
 	dirName = path.Clean(dirName)
 	if strings.HasPrefix(base, whiteout) {
@@ -168,7 +171,7 @@ func (u *unpacker) whiteout(dirName, base string) error {
 	}
 	hidden := base[len(whiteout):]
 	if strings.HasPrefix(hidden, whiteout) {
-		return nil // aufs kept its own notes under such names; they say nothing
+		return nil // the same further down
 	}
 	if hidden == "" || hidden == "." || hidden == ".." {
 		return &HostileError{full, "hides no name"}
