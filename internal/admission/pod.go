@@ -1,0 +1,119 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"sampan.dev/internal/cache"
+	"sampan.dev/internal/resource"
+)
+
+// newPod returns the pod that a write creates, or nil.
+func newPod(a *Attributes) *corev1.Pod {
+	if a.Operation != Create || a.Sub != "" {
+		return nil
+	}
+	pod, _ := a.Object.(*corev1.Pod)
+	return pod
+}
+
+// ServiceAccount gives each pod a service account that exists, and its image pull secrets. The token's volume comes with tokens.
+type ServiceAccount struct {
+	state state
+	kind  *resource.Kind
+}
+
+const defaultServiceAccount = "default"
+
+func newServiceAccount(table *resource.Table, s state) ServiceAccount {
+	kind, _ := table.ByKind(corev1.SchemeGroupVersion.WithKind("ServiceAccount"))
+	return ServiceAccount{s, kind}
+}
+
+// Admit implements Step.
+func (s ServiceAccount) Admit(_ context.Context, a *Attributes) error {
+	pod := newPod(a)
+	if pod == nil {
+		return nil
+	}
+	if pod.Spec.ServiceAccountName == "" {
+		pod.Spec.ServiceAccountName = defaultServiceAccount
+	}
+	name := pod.Spec.ServiceAccountName
+	pod.Spec.DeprecatedServiceAccount = name
+	obj := s.state.Snapshot().Get(s.kind, a.Namespace, name)
+	if obj == nil {
+		return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf("error looking up service account %s/%s: %w", a.Namespace, name,
+			apierrors.NewNotFound(corev1.Resource("serviceaccount"), name)))
+	}
+	if account := cache.Typed[*corev1.ServiceAccount](obj); len(pod.Spec.ImagePullSecrets) == 0 && len(account.ImagePullSecrets) > 0 {
+		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, account.ImagePullSecrets...)
+	}
+	return nil
+}
+
+// Priority turns a pod's priority class into a number. Classes of one's own come with their kind; these two are always there.
+type Priority struct{}
+
+var systemPriorities = map[string]int32{"system-cluster-critical": 2000000000, "system-node-critical": 2000001000}
+
+// Admit implements Step.
+func (Priority) Admit(_ context.Context, a *Attributes) error {
+	pod := newPod(a)
+	if pod == nil {
+		return nil
+	}
+	value := int32(0)
+	if name := pod.Spec.PriorityClassName; name != "" {
+		known, ok := systemPriorities[name]
+		if !ok {
+			return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf("no PriorityClass with name %v was found", name))
+		}
+		value = known
+	}
+	if pod.Spec.Priority != nil && *pod.Spec.Priority != value {
+		return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf("the integer value of priority (%d) must not be provided in pod spec; priority admission controller computed %d from the given PriorityClass name", *pod.Spec.Priority, value))
+	}
+	pod.Spec.Priority = &value
+	if pod.Spec.PreemptionPolicy == nil {
+		lower := corev1.PreemptLowerPriority
+		pod.Spec.PreemptionPolicy = &lower
+	}
+	return nil
+}
+
+// DefaultTolerationSeconds lets each pod stay on a node that is not ready or not reachable for a while before it is evicted, unless the pod says otherwise.
+type DefaultTolerationSeconds struct{}
+
+// tolerationSeconds is upstream's default.
+const tolerationSeconds = 300
+
+// Admit implements Step.
+func (DefaultTolerationSeconds) Admit(_ context.Context, a *Attributes) error {
+	pod := newPod(a)
+	if pod == nil {
+		return nil
+	}
+	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		if tolerates(pod.Spec.Tolerations, key) {
+			continue
+		}
+		seconds := int64(tolerationSeconds)
+		pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
+			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds,
+		})
+	}
+	return nil
+}
+
+func tolerates(list []corev1.Toleration, key string) bool {
+	for _, t := range list {
+		if (t.Key == key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,342 @@
+// Package registry is the verbs of the API on objects, without HTTP: default, admit, validate, commit.
+//
+// It reads the cache and writes the store, for the API server and for every loop in the process alike. Always: what is stored has passed the
+// defaults, the admission and the validation of its kind; a change is based on the state it was decided on, or is not made; every error is an
+// *apierrors.StatusError in Kubernetes' words.
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"sampan.dev/internal/admission"
+	"sampan.dev/internal/auth"
+	"sampan.dev/internal/cache"
+	"sampan.dev/internal/resource"
+	"sampan.dev/internal/store"
+)
+
+// Config is what a registry works with.
+type Config struct {
+	Table     *resource.Table
+	Store     store.Store
+	Cache     *cache.Cache
+	Admission []admission.Step // in this order
+	Now       func() time.Time // nil: time.Now
+	Log       *slog.Logger
+}
+
+// Registry is the verbs. It holds no state of its own.
+type Registry struct {
+	table *resource.Table
+	store store.Store
+	cache *cache.Cache
+	steps []admission.Step
+	now   func() time.Time
+	log   *slog.Logger
+}
+
+// New makes a registry. It starts nothing.
+func New(c Config) *Registry {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Registry{table: c.Table, store: c.Store, cache: c.Cache, steps: c.Admission, now: c.Now, log: c.Log}
+}
+
+// modified is why an update that names an older resourceVersion is refused.
+var modified = errors.New("the object has been modified; please apply your changes to the latest version and try again")
+
+// maxTries bounds how often a change without condition is made again on a newer object; each try means that somebody else's succeeded.
+const maxTries = 50
+
+// fresh waits until the cache shows everything that was written before the call.
+func (r *Registry) fresh(ctx context.Context) (*cache.Snapshot, error) {
+	if err := r.cache.Wait(ctx, r.store.Revision()); err != nil {
+		return nil, apierrors.NewTimeoutError(err.Error(), 1)
+	}
+	return r.cache.Snapshot(), nil
+}
+
+func dryRun(values []string) bool { return len(values) > 0 }
+
+// Create stores a new object and returns it with its resourceVersion. The object belongs to the registry from the call on. Its namespace is
+// the one in its metadata; without a name, one is made from generateName.
+func (r *Registry) Create(ctx context.Context, kind *resource.Kind, obj resource.Object, o metav1.CreateOptions) (resource.Object, error) {
+	if obj.GetResourceVersion() != "" {
+		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	if _, err := r.fresh(ctx); err != nil {
+		return nil, err
+	}
+	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
+	for try := 0; ; try++ {
+		candidate := obj
+		if generated {
+			candidate = obj.DeepCopyObject().(resource.Object)
+			candidate.SetName(generateName(obj.GetGenerateName()))
+		}
+		created, err := r.create(ctx, kind, candidate, o)
+		if !generated || !apierrors.IsAlreadyExists(err) {
+			return created, err
+		}
+		if try == maxNames {
+			return nil, generateExists(kind, candidate.GetName())
+		}
+	}
+}
+
+func (r *Registry) create(ctx context.Context, kind *resource.Kind, obj resource.Object, o metav1.CreateOptions) (resource.Object, error) {
+	obj.GetObjectKind().SetGroupVersionKind(kind.GroupVersionKind)
+	obj.SetUID(uuid.NewUUID())
+	obj.SetCreationTimestamp(metav1.NewTime(r.now().Truncate(time.Second)))
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
+	obj.SetManagedFields(nil)
+	if !kind.Namespaced {
+		obj.SetNamespace("")
+	}
+	if kind.Default != nil {
+		kind.Default(obj)
+	}
+	err := r.admit(ctx, &admission.Attributes{
+		Operation: admission.Create, Kind: kind, Namespace: obj.GetNamespace(), Name: obj.GetName(), Object: obj, DryRun: dryRun(o.DryRun),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if kind.PrepareCreate != nil {
+		kind.PrepareCreate(obj)
+	}
+	errs := resource.ValidateMeta(kind, obj)
+	if kind.Validate != nil {
+		errs = append(errs, kind.Validate(obj)...)
+	}
+	if err := invalid(kind, obj.GetName(), errs); err != nil {
+		return nil, err
+	}
+	key := kind.Key(obj.GetNamespace(), obj.GetName())
+	if dryRun(o.DryRun) {
+		if r.cache.Snapshot().Get(kind, obj.GetNamespace(), obj.GetName()) != nil {
+			return nil, apierrors.NewAlreadyExists(kind.GroupResource(), obj.GetName())
+		}
+		return obj, nil
+	}
+	return r.commit(ctx, kind, key, obj, 0)
+}
+
+// commit writes an object if its key is at the revision expected, and returns it as it is stored.
+func (r *Registry) commit(ctx context.Context, kind *resource.Kind, key string, obj resource.Object, expect int64) (resource.Object, error) {
+	obj.SetResourceVersion("")
+	value, err := r.table.Encode(obj)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	rec, err := r.store.Apply(ctx, store.Write{Key: key, Value: value, Expect: expect})
+	if err != nil {
+		return nil, translate(kind, obj.GetName(), err)
+	}
+	obj.SetResourceVersion(strconv.FormatInt(rec.Revision, 10))
+	return obj, nil
+}
+
+// Change makes the object that shall be from the one that is, which is a copy of its own. It may be called more than once.
+type Change func(current resource.Object) (resource.Object, error)
+
+// Update changes an object as a client does: sub is "" for the object itself, else the subresource ("status", "finalize"). A change whose result carries a
+// resourceVersion is made on exactly that version; one without is made on whatever is current. Created is reserved for kinds that an update may create.
+func (r *Registry) Update(ctx context.Context, kind *resource.Kind, sub, namespace, name string, change Change, o metav1.UpdateOptions) (obj resource.Object, created bool, err error) {
+	obj, err = r.modify(ctx, kind, namespace, name, dryRun(o.DryRun), func(old resource.Object) (resource.Object, error) {
+		next, err := change(old.DeepCopyObject().(resource.Object))
+		if err != nil {
+			return nil, err
+		}
+		if v := next.GetResourceVersion(); v != "" && v != old.GetResourceVersion() {
+			return nil, apierrors.NewConflict(kind.GroupResource(), name, modified)
+		}
+		if uid := next.GetUID(); uid != "" && uid != old.GetUID() {
+			return nil, failedUID(kind, name, uid, old.GetUID())
+		}
+		carry(kind, next, old)
+		return next, r.check(ctx, kind, sub, next, old, o)
+	})
+	return obj, false, err
+}
+
+// carry brings over what a client may leave out and never change.
+func carry(kind *resource.Kind, next, old resource.Object) {
+	next.GetObjectKind().SetGroupVersionKind(kind.GroupVersionKind)
+	next.SetUID(old.GetUID())
+	next.SetCreationTimestamp(old.GetCreationTimestamp())
+	next.SetDeletionTimestamp(old.GetDeletionTimestamp())
+	next.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	next.SetGeneration(old.GetGeneration())
+	next.SetSelfLink("")
+	next.SetManagedFields(nil)
+	next.SetResourceVersion(old.GetResourceVersion())
+	if next.GetGenerateName() == "" {
+		next.SetGenerateName(old.GetGenerateName())
+	}
+}
+
+// check defaults, admits and validates an update.
+func (r *Registry) check(ctx context.Context, kind *resource.Kind, sub string, next, old resource.Object, o metav1.UpdateOptions) error {
+	if kind.Default != nil {
+		kind.Default(next)
+	}
+	err := r.admit(ctx, &admission.Attributes{
+		Operation: admission.Update, Kind: kind, Sub: sub, Namespace: old.GetNamespace(), Name: old.GetName(), Object: next, Old: old, DryRun: dryRun(o.DryRun),
+	})
+	if err != nil {
+		return err
+	}
+	var errs field.ErrorList
+	if sub == "" {
+		if kind.PrepareUpdate != nil {
+			kind.PrepareUpdate(next, old)
+		}
+		errs = resource.ValidateMetaUpdate(kind, next, old)
+		if kind.Validate != nil {
+			errs = append(errs, kind.Validate(next)...)
+		}
+		if kind.ValidateUpdate != nil {
+			errs = append(errs, kind.ValidateUpdate(next, old)...)
+		}
+	} else {
+		s := kind.Sub(sub)
+		if s == nil {
+			return apierrors.NewNotFound(kind.GroupResource(), old.GetName())
+		}
+		if s.PrepareUpdate != nil {
+			s.PrepareUpdate(next, old)
+		}
+		errs = resource.ValidateMetaUpdate(kind, next, old)
+		if s.ValidateUpdate != nil {
+			errs = append(errs, s.ValidateUpdate(next, old)...)
+		}
+	}
+	return invalid(kind, old.GetName(), errs)
+}
+
+// modify puts decide's result in an object's place. On a conflict it asks again with the newer object: decide refuses itself what is bound to a version.
+// A result that changes nothing is not written, and one that lets a deleted object go deletes it.
+func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, name string, dry bool, decide Change) (resource.Object, error) {
+	snap, err := r.fresh(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cached := snap.Get(kind, namespace, name)
+	if cached == nil {
+		return nil, apierrors.NewNotFound(kind.GroupResource(), name)
+	}
+	old, revision := cached.Decoded(), cached.Revision()
+	key := kind.Key(namespace, name)
+	for try := 0; ; try++ {
+		next, err := decide(old)
+		if err != nil {
+			return nil, err
+		}
+		if dry {
+			return next, nil
+		}
+		stored, err := r.put(ctx, kind, key, old, next, revision)
+		var conflict *conflictError
+		if !errors.As(err, &conflict) {
+			return stored, err
+		}
+		if try == maxTries {
+			return nil, apierrors.NewConflict(kind.GroupResource(), name, modified)
+		}
+		if old, revision, err = r.newer(ctx, kind, namespace, name, conflict.current); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// put writes, deletes or leaves alone, as the next state asks for.
+func (r *Registry) put(ctx context.Context, kind *resource.Kind, key string, old, next resource.Object, revision int64) (resource.Object, error) {
+	if done(kind, next) {
+		return r.remove(ctx, kind, key, next, revision)
+	}
+	same, err := r.same(old, next)
+	if err != nil {
+		return nil, err
+	}
+	if same {
+		next.SetResourceVersion(strconv.FormatInt(revision, 10))
+		return next, nil
+	}
+	return r.commit(ctx, kind, key, next, revision)
+}
+
+// newer returns the object that a write lost against.
+func (r *Registry) newer(ctx context.Context, kind *resource.Kind, namespace, name string, rec store.Record) (resource.Object, int64, error) {
+	if rec.Value == nil {
+		snap, err := r.fresh(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		o := snap.Get(kind, namespace, name)
+		if o == nil {
+			return nil, 0, apierrors.NewNotFound(kind.GroupResource(), name)
+		}
+		return o.Decoded(), o.Revision(), nil
+	}
+	obj, err := r.table.Decode(rec.Value)
+	if err != nil {
+		return nil, 0, apierrors.NewInternalError(err)
+	}
+	obj.SetResourceVersion(strconv.FormatInt(rec.Revision, 10))
+	return obj, rec.Revision, nil
+}
+
+// same says whether two states of an object differ in nothing but their resourceVersion.
+func (r *Registry) same(old, next resource.Object) (bool, error) {
+	plain := old.DeepCopyObject().(resource.Object)
+	plain.SetResourceVersion("")
+	before, err := r.table.Encode(plain)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	version := next.GetResourceVersion()
+	next.SetResourceVersion("")
+	after, err := r.table.Encode(next)
+	next.SetResourceVersion(version)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	return bytes.Equal(before, after), nil
+}
+
+func (r *Registry) admit(ctx context.Context, a *admission.Attributes) error {
+	a.User = auth.User(ctx)
+	for _, step := range r.steps {
+		if err := step.Admit(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func invalid(kind *resource.Kind, name string, errs field.ErrorList) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	return apierrors.NewInvalid(kind.GroupVersionKind.GroupKind(), name, errs)
+}
+
+func failedUID(kind *resource.Kind, name string, want, is types.UID) error {
+	return apierrors.NewConflict(kind.GroupResource(), name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", want, is)) //nolint:staticcheck // Kubernetes' words
+}
