@@ -1,0 +1,235 @@
+// Package agent is the node's share of the cluster, what Kubernetes calls the kubelet.
+//
+// It watches the pods bound to its node and the events of the container runtime; it drives the runtime over CRI, and writes its
+// Node, its Lease, the status of its pods and, once all of a deleted pod is gone, the pod's last deletion. Each pod has one
+// worker, which observes, decides (a pure function, in decide.go) and applies, until there is nothing left to do; an idle pod
+// has neither goroutine nor timer.
+// Always: all state is what the API, the runtime and DIR/pods say, so that the agent can stop or die at any moment and go on
+// from there with the same containers; stopping it leaves all pods running; a container of a pod that the API does not know
+// is stopped only once the view of the API is whole.
+package agent
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"sampan.dev/internal/agent/cgroup"
+	"sampan.dev/internal/agent/logs"
+	"sampan.dev/internal/volume"
+)
+
+// View is what the agent reads of the API: its own pods, and what they name. Objects are shared and never changed.
+type View interface {
+	// Ready is closed once the view holds what the API holds.
+	Ready() <-chan struct{}
+	// Pods lists the pods bound to this node.
+	Pods() []*corev1.Pod
+	// Pod returns a pod bound to this node, or nil.
+	Pod(namespace, name string) *corev1.Pod
+	// ConfigMap and Secret return an API NotFound error for what is not there.
+	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
+	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	// OnPod calls with each change of this node's pods, in order; old is nil for a new one, new for one that is gone. What it
+	// calls only marks keys. It is called once, before the view is run.
+	OnPod(func(old, new *corev1.Pod))
+	// OnConfig calls when a ConfigMap or Secret of that namespace and name may have changed.
+	OnConfig(func(namespace, name string))
+}
+
+// API is what the agent writes. Errors are the API's own.
+type API interface {
+	// Node reads this node's own object.
+	Node(ctx context.Context, name string) (*corev1.Node, error)
+	CreateNode(ctx context.Context, node *corev1.Node) (*corev1.Node, error)
+	// UpdateNode changes everything but the status, UpdateNodeStatus only the status. Both are tried again on a conflict.
+	UpdateNode(ctx context.Context, name string, change func(*corev1.Node)) (*corev1.Node, error)
+	UpdateNodeStatus(ctx context.Context, name string, change func(*corev1.Node)) (*corev1.Node, error)
+	// RenewLease changes the node's lease in kube-node-lease, and creates it if need be.
+	RenewLease(ctx context.Context, name string, change func(*coordinationv1.Lease)) error
+	// UpdatePodStatus changes the status of the pod of that uid; a pod of another uid is a conflict.
+	UpdatePodStatus(ctx context.Context, namespace, name string, uid types.UID, change func(*corev1.Pod)) (*corev1.Pod, error)
+	// DeletePod removes the pod of that uid at once (grace 0). A pod that is gone, or another's, is no error.
+	DeletePod(ctx context.Context, namespace, name string, uid types.UID) error
+}
+
+// Recorder tells what happened. events.Recorder is one.
+type Recorder interface {
+	Record(obj runtime.Object, kind, reason, message string)
+}
+
+// Ports publishes host ports. podnet.Network is one, by a small adapter; nil publishes none.
+type Ports interface {
+	SetHostPorts(ctx context.Context, pod string, ports []HostPort) error
+}
+
+// HostPort is a port of the node that leads to a pod.
+type HostPort struct {
+	Protocol corev1.Protocol
+	HostIP   netip.Addr // invalid: any
+	HostPort uint16
+	Pod      netip.Addr
+	PodPort  uint16
+}
+
+// Probes tells what probes found. A nil one finds every running container started and ready: the place is kept for internal/probe.
+type Probes interface {
+	Result(pod types.UID, container, containerID string) (started, ready bool)
+}
+
+// Config says what the agent is to be. Fields without a default named are required.
+type Config struct {
+	NodeName string
+	NodeIP   netip.Addr        // reported as the node's InternalIP, and as hostIP of its pods
+	DataDir  string            // pods under DIR/pods, their logs under DIR/logs/pods
+	PodCIDR  netip.Prefix      // this node's; told to the runtime. Not valid: the node's spec.podCIDR is used
+	Labels   map[string]string // added to the node's own
+	Taints   []corev1.Taint    // of a node that is registered for the first time
+
+	CgroupParent string // path in each hierarchy, "/sampan-ID"
+	CgroupRoot   string // default /sys/fs/cgroup
+
+	View   View
+	API    API
+	Events Recorder
+	CRI    *grpc.ClientConn
+	Ports  Ports  // nil: host ports are not published
+	Probes Probes // nil: none
+
+	TLS       *tls.Config                             // of the node's server: its certificate, and ClientCAs. Nil: no server
+	Listener  net.Listener                            // on port 10250; closed when Run returns
+	Authorize func(user string, groups []string) bool // who may use the node's server; default: the group system:masters
+	Metrics   http.Handler                            // appended to /metrics; may be nil
+
+	ClusterDNS    []netip.Addr // nameservers of pods with policy ClusterFirst; none: the node's own
+	ClusterDomain string       // default cluster.local
+	ResolvConf    string       // the node's own; default /etc/resolv.conf
+	EtcHosts      string       // the node's own; default /etc/hosts
+
+	MaxPods         int           // default 110
+	RestartDelay    time.Duration // after the second end of a container, doubled with each; default 10 s
+	MaxRestartDelay time.Duration // default 5 min
+	LogMaxSize      int64         // of a container's log before it is rotated; default 10 MiB
+	LogMaxFiles     int           // of one container; default 5
+	Version         string        // reported as kubeletVersion; default v1.37.2+sampan
+	Log             *slog.Logger
+}
+
+func (c *Config) fill() {
+	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/sys/fs/cgroup")
+	c.ClusterDomain = cmp.Or(c.ClusterDomain, "cluster.local")
+	c.ResolvConf = cmp.Or(c.ResolvConf, "/etc/resolv.conf")
+	c.EtcHosts = cmp.Or(c.EtcHosts, "/etc/hosts")
+	c.MaxPods = cmp.Or(c.MaxPods, 110)
+	c.RestartDelay = cmp.Or(c.RestartDelay, 10*time.Second)
+	c.MaxRestartDelay = cmp.Or(c.MaxRestartDelay, 5*time.Minute)
+	c.LogMaxSize = cmp.Or(c.LogMaxSize, 10<<20)
+	c.LogMaxFiles = cmp.Or(c.LogMaxFiles, 5)
+	c.Version = cmp.Or(c.Version, "v1.37.2+sampan")
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Authorize == nil {
+		c.Authorize = func(_ string, groups []string) bool {
+			for _, g := range groups {
+				if g == "system:masters" {
+					return true
+				}
+			}
+			return false
+		}
+	}
+}
+
+// Agent is a node's agent.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	runtime cri.RuntimeServiceClient
+	images  cri.ImageServiceClient
+	volumes *volume.Manager
+	cgroups *cgroup.Manager
+	watcher *logs.Watcher
+	pulls   *puller
+	node    *nodeKeeper
+
+	mu       sync.Mutex // guards the fields below
+	workers  map[types.UID]*worker
+	admitted map[types.UID]*corev1.Pod // pods that have their place on this node
+	draining bool
+	drained  chan struct{}   // gets a value when a worker comes to rest, while draining
+	running  context.Context // of Run; nil before
+	idle     sync.WaitGroup  // of workers' goroutines
+}
+
+// New returns an agent that does nothing yet.
+func New(cfg Config) *Agent {
+	cfg.fill()
+	a := &Agent{
+		cfg: cfg, log: cfg.Log,
+		runtime: cri.NewRuntimeServiceClient(cfg.CRI), images: cri.NewImageServiceClient(cfg.CRI),
+		cgroups:  cgroup.New(cfg.CgroupRoot, cfg.CgroupParent),
+		watcher:  logs.NewWatcher(),
+		workers:  map[types.UID]*worker{},
+		admitted: map[types.UID]*corev1.Pod{},
+	}
+	a.volumes = volume.New(filepath.Join(cfg.DataDir, "pods"), cfg.View)
+	a.pulls = newPuller(a)
+	a.node = newNodeKeeper(a)
+	cfg.View.OnPod(a.podChanged)
+	cfg.View.OnConfig(a.configChanged)
+	return a
+}
+
+// Run does the node's work until ctx ends, and returns after everything it started has. Pods go on running.
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	defer a.watcher.Close()
+	if a.cfg.TLS != nil {
+		g.Go(func() error { return a.serve(ctx) })
+	} else if a.cfg.Listener != nil {
+		return errors.New("run agent: a listener without TLS")
+	}
+	g.Go(func() error { return a.node.run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-a.cfg.View.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		if err := a.begin(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("run agent: %w", err)
+		}
+		a.followRuntime(ctx)
+		return nil
+	})
+	err := g.Wait()
+	a.mu.Lock()
+	a.running = nil
+	a.mu.Unlock()
+	a.idle.Wait()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"bufio"
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// capacity is what the machine has. dir is on the file system that pods' files are on.
+func capacity(dir string, maxPods int) (all, allocatable corev1.ResourceList) {
+	memory := memoryTotal()
+	all = corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(memory, resource.BinarySI),
+		corev1.ResourcePods:   *resource.NewQuantity(int64(maxPods), resource.DecimalSI),
+	}
+	var fs unix.Statfs_t
+	var disk int64
+	if unix.Statfs(dir, &fs) == nil {
+		disk = int64(fs.Blocks) * fs.Bsize
+	}
+	all[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk, resource.BinarySI)
+	sizes, _ := filepath.Glob("/sys/kernel/mm/hugepages/hugepages-*kB")
+	huge := int64(0)
+	for _, path := range sizes {
+		kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "hugepages-"), "kB"), 10, 64)
+		if err != nil {
+			continue
+		}
+		n, _ := strconv.ParseInt(readLine(filepath.Join(path, "nr_hugepages")), 10, 64)
+		size := resource.NewQuantity(kb<<10, resource.BinarySI)
+		all[corev1.ResourceName(corev1.ResourceHugePagesPrefix+size.String())] = *resource.NewQuantity(n*kb<<10, resource.BinarySI)
+		huge += n * kb << 10
+	}
+	allocatable = all.DeepCopy()
+	// What the kernel and the node's own programs need before pods would have to be evicted.
+	allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(memory-huge-100<<20, 0), resource.BinarySI)
+	allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk-disk/10, resource.DecimalSI)
+	return all, allocatable
+}
+
+func memoryTotal() int64 {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if rest, ok := strings.CutPrefix(lines.Text(), "MemTotal:"); ok {
+			kb, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+// nodeInfo is what identifies the machine.
+func nodeInfo(version string) corev1.NodeSystemInfo {
+	info := corev1.NodeSystemInfo{
+		MachineID:       cmp.Or(readLine("/etc/machine-id"), readLine("/var/lib/dbus/machine-id")),
+		SystemUUID:      strings.ToLower(readLine("/sys/class/dmi/id/product_uuid")),
+		BootID:          readLine("/proc/sys/kernel/random/boot_id"),
+		KernelVersion:   readLine("/proc/sys/kernel/osrelease"),
+		OSImage:         osImage(),
+		KubeletVersion:  version,
+		OperatingSystem: runtime.GOOS,
+		Architecture:    runtime.GOARCH,
+	}
+	info.SystemUUID = cmp.Or(info.SystemUUID, info.MachineID)
+	return info
+}
+
+func osImage() string {
+	f, err := os.Open("/etc/os-release")
+	if err != nil {
+		return "Linux"
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if name, ok := strings.CutPrefix(lines.Text(), "PRETTY_NAME="); ok {
+			if plain, err := strconv.Unquote(name); err == nil {
+				return plain
+			}
+			return strings.Trim(name, `'"`)
+		}
+	}
+	return "Linux"
+}
+
+func readLine(path string) string {
+	b, _ := os.ReadFile(path)
+	line, _, _ := strings.Cut(string(b), "\n")
+	return strings.TrimSpace(line)
+}
+
+// runtimeVersion is how a Node names its runtime.
+func runtimeVersion(name, version string) string { return fmt.Sprintf("%s://%s", name, version) }

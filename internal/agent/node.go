@@ -1,0 +1,326 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"sampan.dev/internal/agent/cgroup"
+)
+
+var cgroupNone cgroup.Limits
+
+// The lease is renewed on the agent's only timer; on the same tick logs are looked at for their size, and the node's status for
+// changes. An unchanged status is written every heartbeat.
+const (
+	tick          = 10 * time.Second
+	leaseDuration = 40
+	heartbeat     = 5 * time.Minute
+	downAfter     = 10 * time.Second // a runtime that only restarts does not make the node unready
+)
+
+// nodeKeeper keeps the Node object and its Lease.
+type nodeKeeper struct {
+	agent *Agent
+	wake  chan struct{}
+
+	mu      sync.Mutex // guards the fields below
+	node    *corev1.Node
+	name    string // of the runtime
+	version string
+	down    time.Time // since when the runtime does not answer; zero: it does
+	wrote   time.Time
+	system  corev1.NodeSystemInfo
+	cap     corev1.ResourceList
+	alloc   corev1.ResourceList
+}
+
+func newNodeKeeper(a *Agent) *nodeKeeper {
+	k := &nodeKeeper{agent: a, wake: make(chan struct{}, 1), name: "sampan", down: time.Now()}
+	k.cap, k.alloc = capacity(a.cfg.DataDir, a.cfg.MaxPods)
+	k.system = nodeInfo(a.cfg.Version)
+	a.volumes.Allocatable = k.allocatable
+	return k
+}
+
+func (k *nodeKeeper) runtimeName() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.name
+}
+
+func (k *nodeKeeper) allocatable() corev1.ResourceList { return k.alloc }
+func (k *nodeKeeper) memory() int64                    { return k.cap.Memory().Value() }
+
+// last is the node as it was last read or written.
+func (k *nodeKeeper) last() *corev1.Node {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.node
+}
+
+// runtimeIs notes whether the runtime answers.
+func (k *nodeKeeper) runtimeIs(up bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case up && !k.down.IsZero():
+		k.down = time.Time{}
+		select {
+		case k.wake <- struct{}{}:
+		default:
+		}
+	case !up && k.down.IsZero():
+		k.down = time.Now()
+	}
+}
+
+// run registers the node and keeps its status and lease, until ctx ends.
+func (k *nodeKeeper) run(ctx context.Context) error {
+	a := k.agent
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	registered, configured := false, false
+	retry := 100 * time.Millisecond
+	for {
+		var failed error
+		if !configured {
+			configured = k.askRuntime(ctx)
+		}
+		if !registered {
+			if failed = k.register(ctx); failed == nil {
+				registered = true
+			}
+		}
+		if registered {
+			if err := k.renew(ctx); err != nil {
+				failed = err
+			}
+			if err := k.update(ctx); err != nil {
+				failed = err
+			}
+		}
+		a.rotateLogs(ctx)
+		var soon <-chan time.Time
+		if failed != nil || !configured {
+			if failed != nil && ctx.Err() == nil {
+				a.log.Warn("node", "again", retry, "error", failed)
+			}
+			soon = time.After(retry)
+			retry = min(2*retry, tick)
+		} else {
+			retry = 100 * time.Millisecond
+		}
+		select {
+		case <-ticker.C:
+		case <-k.wake:
+		case <-soon:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// askRuntime learns the runtime's name, and tells it the addresses of its pods.
+func (k *nodeKeeper) askRuntime(ctx context.Context) bool {
+	a := k.agent
+	v, err := a.runtime.Version(ctx, &cri.VersionRequest{Version: "v1"})
+	if err != nil {
+		return false
+	}
+	if cidr := k.podCIDR(); cidr.IsValid() {
+		_, err := a.runtime.UpdateRuntimeConfig(ctx, &cri.UpdateRuntimeConfigRequest{
+			RuntimeConfig: &cri.RuntimeConfig{NetworkConfig: &cri.NetworkConfig{PodCidr: cidr.String()}},
+		})
+		if err != nil {
+			a.log.Warn("tell the runtime its pod range", "error", err)
+			return false
+		}
+	}
+	k.mu.Lock()
+	k.name, k.version = v.RuntimeName, v.RuntimeVersion
+	k.mu.Unlock()
+	k.runtimeIs(true)
+	return true
+}
+
+func (k *nodeKeeper) podCIDR() netip.Prefix {
+	if k.agent.cfg.PodCIDR.IsValid() {
+		return k.agent.cfg.PodCIDR
+	}
+	if node := k.last(); node != nil {
+		p, _ := netip.ParsePrefix(node.Spec.PodCIDR)
+		return p
+	}
+	return netip.Prefix{}
+}
+
+func (k *nodeKeeper) labels() map[string]string {
+	labels := map[string]string{
+		corev1.LabelHostname: k.agent.cfg.NodeName, corev1.LabelOSStable: runtime.GOOS, corev1.LabelArchStable: runtime.GOARCH,
+		"beta.kubernetes.io/os": runtime.GOOS, "beta.kubernetes.io/arch": runtime.GOARCH,
+	}
+	maps.Copy(labels, k.agent.cfg.Labels)
+	return labels
+}
+
+// register makes the Node, or brings labels and pod range of the one that is there up to date.
+func (k *nodeKeeper) register(ctx context.Context) error {
+	a := k.agent
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Labels: k.labels()}, Spec: corev1.NodeSpec{Taints: a.cfg.Taints}}
+	if a.cfg.PodCIDR.IsValid() {
+		node.Spec.PodCIDR, node.Spec.PodCIDRs = a.cfg.PodCIDR.String(), []string{a.cfg.PodCIDR.String()}
+	}
+	k.fillStatus(node, time.Now())
+	made, err := a.cfg.API.CreateNode(ctx, node)
+	if apierrors.IsAlreadyExists(err) {
+		made, err = a.cfg.API.Node(ctx, a.cfg.NodeName)
+		if err == nil && made.Status.NodeInfo.BootID != "" && made.Status.NodeInfo.BootID != k.system.BootID {
+			a.cfg.Events.Record(k.ref(), corev1.EventTypeWarning, "Rebooted", fmt.Sprintf("Node %s has been rebooted, boot id: %s", a.cfg.NodeName, k.system.BootID))
+		}
+		change := func(n *corev1.Node) {
+			if n.Labels == nil {
+				n.Labels = map[string]string{}
+			}
+			maps.Copy(n.Labels, node.Labels)
+			if n.Spec.PodCIDR == "" {
+				n.Spec.PodCIDR, n.Spec.PodCIDRs = node.Spec.PodCIDR, node.Spec.PodCIDRs
+			}
+		}
+		if err == nil {
+			want := made.DeepCopy()
+			if change(want); !equality.Semantic.DeepEqual(want, made) {
+				made, err = a.cfg.API.UpdateNode(ctx, a.cfg.NodeName, change)
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("register node %s: %w", a.cfg.NodeName, err)
+	}
+	k.mu.Lock()
+	k.node = made
+	k.mu.Unlock()
+	a.cfg.Events.Record(k.ref(), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
+	return nil
+}
+
+// ref is how events name the node: its uid is its name, as Kubernetes' clients expect.
+func (k *nodeKeeper) ref() *corev1.ObjectReference {
+	name := k.agent.cfg.NodeName
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: name, UID: types.UID(name)}
+}
+
+// fillStatus brings a node's status up to date, heartbeats included.
+func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
+	a := k.agent
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := &node.Status
+	s.Capacity, s.Allocatable = k.cap.DeepCopy(), k.alloc.DeepCopy()
+	hostname := a.cfg.NodeName
+	s.Addresses = []corev1.NodeAddress{
+		{Type: corev1.NodeInternalIP, Address: a.cfg.NodeIP.String()}, {Type: corev1.NodeHostName, Address: hostname},
+	}
+	s.NodeInfo = k.system
+	s.NodeInfo.ContainerRuntimeVersion = runtimeVersion(k.name, k.version)
+	if a.cfg.Listener != nil {
+		if at, err := netip.ParseAddrPort(a.cfg.Listener.Addr().String()); err == nil {
+			s.DaemonEndpoints.KubeletEndpoint.Port = int32(at.Port())
+		}
+	}
+	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
+	if !k.down.IsZero() && (k.version == "" || now.Sub(k.down) >= downAfter) {
+		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "KubeletNotReady", "container runtime is down"
+	}
+	for _, c := range []corev1.NodeCondition{
+		{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasSufficientMemory", Message: "kubelet has sufficient memory available"},
+		{Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasNoDiskPressure", Message: "kubelet has no disk pressure"},
+		{Type: corev1.NodePIDPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasSufficientPID", Message: "kubelet has sufficient PID available"},
+		ready,
+	} {
+		c.LastHeartbeatTime = metav1.NewTime(now).Rfc3339Copy()
+		c.LastTransitionTime = c.LastHeartbeatTime
+		i := slices.IndexFunc(s.Conditions, func(o corev1.NodeCondition) bool { return o.Type == c.Type })
+		if i < 0 {
+			s.Conditions = append(s.Conditions, c)
+			continue
+		}
+		if s.Conditions[i].Status == c.Status {
+			c.LastTransitionTime = s.Conditions[i].LastTransitionTime
+		}
+		s.Conditions[i] = c
+	}
+}
+
+// update writes the status if it changed, or if it was last written a heartbeat ago.
+func (k *nodeKeeper) update(ctx context.Context) error {
+	a, now := k.agent, time.Now()
+	before := k.last()
+	want := before.DeepCopy()
+	k.fillStatus(want, now)
+	if equality.Semantic.DeepEqual(timeless(want.Status), timeless(before.Status)) && now.Sub(k.wrote) < heartbeat {
+		return nil
+	}
+	stored, err := a.cfg.API.UpdateNodeStatus(ctx, a.cfg.NodeName, func(n *corev1.Node) { k.fillStatus(n, now) })
+	if err != nil {
+		return fmt.Errorf("write status of node %s: %w", a.cfg.NodeName, err)
+	}
+	if was, is := readiness(before), readiness(stored); was != is {
+		reason := "NodeNotReady"
+		if is {
+			reason = "NodeReady"
+		}
+		a.cfg.Events.Record(k.ref(), corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", a.cfg.NodeName, reason))
+	}
+	k.mu.Lock()
+	k.node, k.wrote = stored, now
+	k.mu.Unlock()
+	return nil
+}
+
+func readiness(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// timeless is a status without its heartbeats.
+func timeless(s corev1.NodeStatus) *corev1.NodeStatus {
+	s.Conditions = slices.Clone(s.Conditions)
+	for i := range s.Conditions {
+		s.Conditions[i].LastHeartbeatTime = metav1.Time{}
+	}
+	return &s
+}
+
+func (k *nodeKeeper) renew(ctx context.Context) error {
+	name := k.agent.cfg.NodeName
+	var uid types.UID
+	if node := k.last(); node != nil {
+		uid = node.UID
+	}
+	err := k.agent.cfg.API.RenewLease(ctx, name, func(l *coordinationv1.Lease) {
+		now, duration := metav1.NowMicro(), int32(leaseDuration)
+		l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &name, &duration, &now
+		if len(l.OwnerReferences) == 0 && uid != "" {
+			l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: name, UID: uid}}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("renew lease of node %s: %w", name, err)
+	}
+	return nil
+}
