@@ -1,37 +1,42 @@
 package resource
 
 import (
-	"bytes"
+	"encoding/binary"
 	"fmt"
 
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// Encode gives an object of a kind in the `k8s\0` protobuf envelope, in the version its Go type has.
+// magic begins everything that is stored as protobuf.
+const magic = "k8s\x00"
+
+// marshaler is what the types of k8s.io/api can do.
+type marshaler interface {
+	runtime.ProtobufMarshaller
+	Size() int
+}
+
+// Encode gives an object of a kind in the `k8s\0` protobuf envelope, in the version its Go type has. It does not look
+// at the object's own apiVersion and kind, and does not change the object, which may be shared.
 func (t *Table) Encode(obj Object) ([]byte, error) {
 	kinds, _, err := t.scheme.ObjectKinds(obj)
 	if err != nil {
 		return nil, fmt.Errorf("encode %T: %w", obj, err)
 	}
-	if obj.GetObjectKind().GroupVersionKind() != kinds[0] {
-		// The envelope takes its type from the object, which is often shared: fill it in on a shallow copy.
-		return t.encodeAs(obj, kinds[0])
+	apiVersion, kind := kinds[0].ToAPIVersionAndKind()
+	body, ok := obj.(marshaler)
+	if !ok {
+		return nil, fmt.Errorf("encode %s %s: it has no protobuf form", kind, name(obj))
 	}
-	return t.encode(obj)
-}
-
-func (t *Table) encodeAs(obj Object, gvk schema.GroupVersionKind) ([]byte, error) {
-	own := obj.DeepCopyObject().(Object)
-	own.GetObjectKind().SetGroupVersionKind(gvk)
-	return t.encode(own)
-}
-
-func (t *Table) encode(obj Object) ([]byte, error) {
-	var out bytes.Buffer
-	if err := t.proto.Encode(obj, &out); err != nil {
-		return nil, fmt.Errorf("encode %s %s: %w", obj.GetObjectKind().GroupVersionKind().Kind, name(obj), err)
+	envelope := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: apiVersion, Kind: kind}}
+	size := body.Size()
+	out := make([]byte, len(magic)+envelope.Size()+1+binary.MaxVarintLen64+size)
+	copy(out, magic)
+	n, err := envelope.NestedMarshalTo(out[len(magic):], body, uint64(size))
+	if err != nil {
+		return nil, fmt.Errorf("encode %s %s: %w", kind, name(obj), err)
 	}
-	return out.Bytes(), nil
+	return out[:len(magic)+n], nil
 }
 
 // Decode reads what Encode wrote. The object has apiVersion and kind filled in.

@@ -186,8 +186,12 @@ func (c *podCheck) ephemeral(s *corev1.EphemeralVolumeSource, at *field.Path) {
 		name string
 		set  bool
 	}{
-		{"name", tpl.Name != ""}, {"generateName", tpl.GenerateName != ""}, {"namespace", tpl.Namespace != ""},
-		{"uid", tpl.UID != ""}, {"resourceVersion", tpl.ResourceVersion != ""}, {"ownerReferences", tpl.OwnerReferences != nil},
+		{"name", tpl.Name != ""},
+		{"generateName", tpl.GenerateName != ""},
+		{"namespace", tpl.Namespace != ""},
+		{"uid", tpl.UID != ""},
+		{"resourceVersion", tpl.ResourceVersion != ""},
+		{"ownerReferences", tpl.OwnerReferences != nil},
 		{"finalizers", tpl.Finalizers != nil},
 	} {
 		if f.set {
