@@ -115,8 +115,10 @@ func TestLoadDockerArchive(t *testing.T) {
 // Older docker writes layers before manifest.json, in directories, and shares them by symbolic links.
 func TestLoadOldDockerArchive(t *testing.T) {
 	layer := tarOf(t, file("f", "x"))
-	config := mustJSON(t, map[string]any{"os": "linux", "architecture": "amd64", "config": map[string]any{"Cmd": []string{"x"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digestOf(layer), digestOf(layer)}}})
+	config := mustJSON(t, map[string]any{
+		"os": "linux", "architecture": "amd64", "config": map[string]any{"Cmd": []string{"x"}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{digestOf(layer), digestOf(layer)}},
+	})
 	archive := tarOf(t,
 		dir("one/", 0o755), file("one/layer.tar", string(layer)),
 		symlink("two/layer.tar", "../one/layer.tar"),

@@ -143,8 +143,10 @@ func TestUnpackStaysInside(t *testing.T) {
 
 func TestUnpackKeepsWhatTheArchiveSays(t *testing.T) {
 	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" // CAP_NET_BIND_SERVICE
-	ping := entry{tar.Header{Name: "bin/ping", Mode: 0o755, Uid: 12, Gid: 34, ModTime: time.Unix(77, 5), Format: tar.FormatPAX,
-		PAXRecords: map[string]string{xattrRecord + "security.capability": capability, xattrRecord + "user.note": "hi", xattrRecord + "security.selinux": "no"}}, "ping"}
+	ping := entry{tar.Header{
+		Name: "bin/ping", Mode: 0o755, Uid: 12, Gid: 34, ModTime: time.Unix(77, 5), Format: tar.FormatPAX,
+		PAXRecords: map[string]string{xattrRecord + "security.capability": capability, xattrRecord + "user.note": "hi", xattrRecord + "security.selinux": "no"},
+	}, "ping"}
 	su := entry{tar.Header{Name: "bin/su", Mode: 0o4755, Uid: 1000, Gid: 1000}, "su"}
 	layer, stat, err := unpackTest(t, tarOf(t,
 		dir("./", 0o711), dir("bin", 0o1777), ping, su, symlink("bin/sh", "busybox"),
