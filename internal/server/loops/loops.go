@@ -1,0 +1,176 @@
+// Package loops builds and runs the server's control loops, the scheduler among them, on one cache and one registry.
+//
+// It watches all kinds and marks with each loop what concerns it; the loops read snapshots of the cache and write through
+// the registry, each in a name of its own. Always: handlers only mark keys; what a loop reads is no older than what it
+// has written.
+package loops
+
+import (
+	"context"
+	"log/slog"
+
+	"golang.org/x/sync/errgroup"
+
+	"sampan.dev/internal/auth"
+	"sampan.dev/internal/cache"
+	"sampan.dev/internal/controller/event"
+	"sampan.dev/internal/controller/garbage"
+	"sampan.dev/internal/controller/namespace"
+	"sampan.dev/internal/controller/podgc"
+	"sampan.dev/internal/controller/rootca"
+	"sampan.dev/internal/controller/serviceaccount"
+	"sampan.dev/internal/events"
+	"sampan.dev/internal/loop"
+	"sampan.dev/internal/registry"
+	"sampan.dev/internal/resource"
+	"sampan.dev/internal/scheduler"
+)
+
+// Config is what the loops work on. Table, Cache, Registry and Revision must be there.
+type Config struct {
+	Table    *resource.Table
+	Cache    *cache.Cache
+	Registry *registry.Registry
+	Revision func() int64     // the store's: what the cache has to reach to show what has been written
+	Events   *events.Recorder // run by its owner
+	CA       []byte           // PEM: the cluster's authority, to be published
+	Queues   *loop.Metrics    // nil counts nothing
+	Schedule *scheduler.Metrics
+	Log      *slog.Logger
+}
+
+// Loops are all control loops of the server.
+type Loops struct {
+	c     Config
+	world *world
+
+	scheduler *scheduler.Scheduler
+	namespace *namespace.Controller
+	accounts  *serviceaccount.Controller
+	rootca    *rootca.Controller
+	events    *event.Controller
+	podgc     *podgc.Controller
+	garbage   *garbage.Controller
+}
+
+// New makes all loops and lets the cache tell them of changes. Call it before the cache runs.
+func New(c Config) *Loops {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	w := newWorld(c)
+	ls := &Loops{
+		c: c, world: w,
+		scheduler: scheduler.New(scheduler.Config{Source: w, API: w, Recorder: c.Events.As(scheduler.Name, ""), Metrics: c.Schedule, Log: c.Log}),
+		namespace: namespace.New(w, namespaces{w}, c.Queues, c.Log),
+		accounts:  serviceaccount.New(w, w, c.Queues, c.Log),
+		rootca:    rootca.New(w, w, string(c.CA), c.Queues, c.Log),
+		events:    event.New(w, w, c.Queues, c.Log),
+		podgc:     podgc.New(w, w, c.Queues, c.Log),
+		garbage:   garbage.New(w, things{w}, c.Queues, c.Log),
+	}
+	for _, kind := range c.Table.All() {
+		c.Cache.OnChange(kind, func(old, new *cache.Object) { ls.changed(kind, old, new) })
+	}
+	return ls
+}
+
+// Run waits for the cache, and then runs all loops until ctx ends or one fails.
+func (ls *Loops) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-ls.c.Cache.Ready():
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	start := func(name string, run func(context.Context) error) {
+		ctx := auth.WithUser(ctx, auth.System(name))
+		g.Go(func() error { return run(ctx) })
+	}
+	start("system:kube-scheduler", ls.scheduler.Run)
+	start("system:serviceaccount:kube-system:namespace-controller", ls.namespace.Run)
+	start("system:serviceaccount:kube-system:service-account-controller", ls.accounts.Run)
+	start("system:serviceaccount:kube-system:root-ca-cert-publisher", ls.rootca.Run)
+	start("system:serviceaccount:kube-system:event-controller", ls.events.Run)
+	start("system:serviceaccount:kube-system:pod-garbage-collector", ls.podgc.Run)
+	start("system:serviceaccount:kube-system:generic-garbage-collector", ls.garbage.Run)
+	return g.Wait()
+}
+
+// changed tells the loops of one change. The cache calls it, in order; it only marks.
+func (ls *Loops) changed(kind *resource.Kind, old, new *cache.Object) {
+	o := new
+	if o == nil {
+		o = old
+	}
+	key := keyOf(o)
+	if kind.Namespaced && ls.world.isEnding(key.Namespace) {
+		ls.namespace.ContentChanged(key.Namespace)
+	}
+	if kind == ls.world.events {
+		switch {
+		case new == nil:
+		case ls.started():
+			ls.events.Changed(key)
+		default:
+			ls.events.Mark(key) // it was there before, and may have expired while nobody looked
+		}
+		return // events own nothing and are owned by nobody
+	}
+	ls.garbage.Changed(garbage.Ref{Kind: kind, Namespace: key.Namespace, Name: key.Name}, metaOf(old), metaOf(new))
+	switch kind {
+	case ls.world.namespaces:
+		ls.world.setEnding(key.Name, new != nil && new.Field("status.phase") == "Terminating")
+		ls.namespace.Mark(key)
+		ls.accounts.Mark(key)
+		ls.rootca.Mark(key)
+	case ls.world.accounts:
+		if key.Name == serviceaccount.Name {
+			ls.accounts.Mark(loop.Key{Name: key.Namespace})
+		}
+	case ls.world.configs:
+		if key.Name == rootca.Name {
+			ls.rootca.Mark(loop.Key{Name: key.Namespace})
+		}
+	case ls.world.nodes:
+		ls.scheduler.NodeChanged(key.Name)
+		if old == nil || new == nil {
+			ls.podgc.NodeChanged(key.Name)
+		}
+	case ls.world.pods:
+		ls.podChanged(key, old, new)
+	}
+}
+
+// started reports whether changes are news, and not the state that was found at the start.
+func (ls *Loops) started() bool {
+	select {
+	case <-ls.c.Cache.Ready():
+		return true
+	default:
+		return false
+	}
+}
+
+func (ls *Loops) podChanged(key loop.Key, old, new *cache.Object) {
+	if new == nil {
+		ls.scheduler.PodChanged(key)
+		return
+	}
+	node := new.Field("spec.nodeName")
+	if old != nil && node != "" && old.Field("spec.nodeName") == node {
+		if ended(old) != ended(new) {
+			ls.scheduler.PodChanged(key)
+		}
+		return // a bound pod that reports its status concerns nobody here
+	}
+	ls.scheduler.PodChanged(key)
+	ls.podgc.PodChanged(key, node, node == "" && new.Decoded().GetDeletionTimestamp() != nil)
+}
+
+func ended(pod *cache.Object) bool {
+	phase := pod.Field("status.phase")
+	return phase == "Succeeded" || phase == "Failed"
+}
+
+func keyOf(o *cache.Object) loop.Key { return loop.Key{Namespace: o.Namespace(), Name: o.Name()} }

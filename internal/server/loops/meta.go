@@ -1,0 +1,111 @@
+package loops
+
+import (
+	"bytes"
+	"fmt"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"sampan.dev/internal/cache"
+	"sampan.dev/internal/controller/garbage"
+)
+
+// metaOf reads what the garbage controller asks of an object out of its stored bytes. Each write passes here, and most
+// objects have neither owners nor finalizers: decoding them whole would cost fifty times as much.
+func metaOf(o *cache.Object) *garbage.Meta {
+	if o == nil {
+		return nil
+	}
+	if m, err := scan(o.Protobuf()); err == nil {
+		return m
+	}
+	d := o.Decoded()
+	return &garbage.Meta{
+		UID: d.GetUID(), Owners: d.GetOwnerReferences(), Finalizers: d.GetFinalizers(), Deleting: d.GetDeletionTimestamp() != nil,
+	}
+}
+
+var magic = []byte("k8s\x00")
+
+// Field numbers of runtime.Unknown, of every kind, and of ObjectMeta.
+const (
+	unknownRaw   = 2
+	kindMetadata = 1
+
+	metaUID      = 5
+	metaDeletion = 9
+	metaOwners   = 13
+	metaHolds    = 14
+)
+
+// scan reads an object in protobuf with its envelope.
+func scan(object []byte) (*garbage.Meta, error) {
+	envelope, ok := bytes.CutPrefix(object, magic)
+	if !ok {
+		return nil, fmt.Errorf("scan metadata: not in protobuf")
+	}
+	var raw, metadata []byte
+	if err := each(envelope, func(field protowire.Number, value []byte) error {
+		if field == unknownRaw {
+			raw = value
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if err := each(raw, func(field protowire.Number, value []byte) error {
+		if field == kindMetadata && metadata == nil {
+			metadata = value
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	m := &garbage.Meta{}
+	return m, each(metadata, func(field protowire.Number, value []byte) error {
+		switch field {
+		case metaUID:
+			m.UID = types.UID(value)
+		case metaDeletion:
+			m.Deleting = true
+		case metaOwners:
+			var o metav1.OwnerReference
+			if err := o.Unmarshal(value); err != nil {
+				return fmt.Errorf("scan metadata: owner: %w", err)
+			}
+			m.Owners = append(m.Owners, o)
+		case metaHolds:
+			m.Finalizers = append(m.Finalizers, string(value))
+		}
+		return nil
+	})
+}
+
+// each calls f for the length-delimited fields of a message, in their order.
+func each(message []byte, f func(field protowire.Number, value []byte) error) error {
+	for len(message) > 0 {
+		field, kind, n := protowire.ConsumeTag(message)
+		if n < 0 {
+			return fmt.Errorf("scan metadata: %w", protowire.ParseError(n))
+		}
+		message = message[n:]
+		if kind != protowire.BytesType {
+			if n = protowire.ConsumeFieldValue(field, kind, message); n < 0 {
+				return fmt.Errorf("scan metadata: %w", protowire.ParseError(n))
+			}
+			message = message[n:]
+			continue
+		}
+		value, n := protowire.ConsumeBytes(message)
+		if n < 0 {
+			return fmt.Errorf("scan metadata: %w", protowire.ParseError(n))
+		}
+		if err := f(field, value); err != nil {
+			return err
+		}
+		message = message[n:]
+	}
+	return nil
+}
