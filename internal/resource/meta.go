@@ -5,8 +5,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -18,11 +18,19 @@ var plainFinalizers = []string{string(corev1.FinalizerKubernetes), metav1.Finali
 func ValidateMeta(kind *Kind, obj Object) field.ErrorList {
 	rule := kind.NameRule
 	if rule == nil {
-		rule = path.ValidatePathSegmentName
+		rule = pathSegment
 	}
 	at := field.NewPath("metadata")
 	errs := apivalidation.ValidateObjectMetaAccessor(obj, kind.Namespaced, rule, at)
 	return append(errs, finalizers(obj, at)...)
+}
+
+// pathSegment accepts what fits between two slashes of a URL.
+func pathSegment(name string, prefix bool) []string {
+	if prefix {
+		return content.IsPathSegmentPrefix(name)
+	}
+	return content.IsPathSegmentName(name)
 }
 
 // ValidateMetaUpdate checks what an update may do to metadata. New must carry a resourceVersion: the caller fills in

@@ -58,7 +58,11 @@ func strictEvent(e *corev1.Event) field.ErrorList {
 		return nil
 	}
 	var l validate.List
-	l.Add(apivalidation.ValidateObjectMetaAccessor(e, true, apivalidation.NameIsDNSSubdomain, root("metadata"))...)
+	if e.Name != "" { // else it is generated later
+		l.Messages(root("metadata", "name"), e.Name, apivalidation.NameIsDNSSubdomain(e.Name, false))
+	} else if e.GenerateName != "" {
+		l.Messages(root("metadata", "generateName"), e.GenerateName, apivalidation.NameIsDNSSubdomain(e.GenerateName, true))
+	}
 	l.Add(eventSeries(e)...)
 	if e.EventTime.IsZero() {
 		l.Required(root("eventTime"), "")

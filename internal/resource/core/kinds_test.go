@@ -197,6 +197,10 @@ func TestEventsAreHeldToMoreInTheOtherVersion(t *testing.T) {
 	same(t, told(v.Validate(bad)),
 		`series.count: Invalid value: "": should be at least 2`, "series.lastObservedTime: Required value", "eventTime: Required value",
 		`type: Invalid value: "": has invalid value: Odd`, `count: Invalid value: "": needs to be unset`, `source: Invalid value: "": needs to be unset`)
+	whole := &corev1.Event{ObjectMeta: metav1.ObjectMeta{GenerateName: "e-", Namespace: "web"}, Type: "Normal", EventTime: metav1.NewMicroTime(time.Unix(1, 0))}
+	same(t, told(v.Validate(whole)))
+	whole.Name = "A"
+	same(t, told(v.Validate(whole)), `metadata.name: Invalid value: "A": `+subdomain)
 	old := bad.DeepCopy()
 	old.ResourceVersion = "1"
 	now := old.DeepCopy()

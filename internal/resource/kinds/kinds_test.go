@@ -41,7 +41,7 @@ func anything(seed int64) *randfill.Filler {
 		func(t *metav1.MicroTime, c randfill.Continue) {
 			*t = metav1.NewMicroTime(time.Unix(c.Int63n(1<<32), 0))
 		},
-		func(f *metav1.FieldsV1, _ randfill.Continue) { f.Raw = []byte(`{"f:metadata":{}}`) },
+		func(f *metav1.FieldsV1, _ randfill.Continue) { f.SetRawString(`{"f:metadata":{}}`) },
 		func(m *[]metav1.ManagedFieldsEntry, _ randfill.Continue) { *m = nil },
 		func(t *metav1.TypeMeta, _ randfill.Continue) { *t = metav1.TypeMeta{} },
 		func(r *runtime.RawExtension, _ randfill.Continue) { *r = runtime.RawExtension{} },
