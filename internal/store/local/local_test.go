@@ -72,9 +72,9 @@ func TestDiskUseIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		facts := s.Facts()
-		// Beside what the package comment says: the log being written and the space it has ahead, while the base is written anew.
-		bound := 2*(2*facts.Live+3*opts.HistoryBytes/2) + 2*s.logSize() + 2*spaceStep
-		for s.Size() > bound { // the keeper may still be at it
+		// What the package comment says, and the log being written with the space it has ahead.
+		bound := 2*facts.Live + 3*opts.HistoryBytes/2 + s.logSize() + spaceStep
+		for s.Size() > bound { // while the keeper is at it
 			time.Sleep(time.Millisecond)
 		}
 		s.mu.RLock()

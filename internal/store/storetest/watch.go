@@ -69,8 +69,11 @@ func testWatchPrevious(t *testing.T, s store.Store) {
 	d := put(t, s, "/a", []byte{}, store.Any)
 	e := put(t, s, "/a", []byte("3"), store.Any)
 	want := []store.Event{
-		{Record: a}, {Record: b, Previous: []byte("1")}, {Record: c, Previous: []byte("2"), Deleted: true},
-		{Record: d}, {Record: e, Previous: []byte{}},
+		{Record: a},
+		{Record: b, Previous: []byte("1")},
+		{Record: c, Previous: []byte("2"), Deleted: true},
+		{Record: d},
+		{Record: e, Previous: []byte{}},
 	}
 	for _, next := range []func(int) []store.Event{live, follow(t, s, "/a", start)} {
 		for i, got := range next(len(want)) {
