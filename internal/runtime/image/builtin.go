@@ -44,6 +44,14 @@ func markOf(path string) (fileMark, error) {
 	return fileMark{st.Dev, st.Ino, info.Size(), info.ModTime().UnixNano()}, nil
 }
 
+// refuseBuiltin keeps other images from taking the built-in ones' names.
+func refuseBuiltin(r Reference) error {
+	if r.Repo() == builtinRepo {
+		return fmt.Errorf("%s: images of this name are built in", r)
+	}
+	return nil
+}
+
 // ensureBuiltins makes the built-in images present and of this executable. After an upgrade the layer is another one, by its
 // digest; containers made from the old one keep the old one.
 func (s *Store) ensureBuiltins() error {
@@ -71,7 +79,9 @@ func (s *Store) ensureBuiltins() error {
 		s.builtins[name] = m.ID
 		if had && old != m.ID {
 			upgraded = true
-			err = s.drop(old)
+			if s.nameless(old) {
+				err = s.drop(old)
+			}
 		}
 		s.mu.Unlock()
 		if err != nil {

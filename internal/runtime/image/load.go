@@ -85,6 +85,15 @@ func (s *Store) loadBlobs(ctx context.Context, b blobs, name string, progress fu
 			all[0].names = []string{r.key()}
 		}
 	}
+	for _, f := range all {
+		for _, n := range f.names {
+			if r, err := ParseReference(n); err != nil {
+				return nil, err
+			} else if err := refuseBuiltin(r); err != nil {
+				return nil, err
+			}
+		}
+	}
 	var images []*Image
 	for _, f := range all {
 		names := f.names

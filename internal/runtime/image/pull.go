@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +33,9 @@ func (s *Store) Pull(ctx context.Context, ref string, auth Auth, progress func(P
 		return s.pullBuiltin(r)
 	}
 	m, err := s.pull(ctx, r, auth, serial(progress))
+	if ctx.Err() != nil && err != nil {
+		return nil, fmt.Errorf("failed to pull image %q: %w", r, context.Cause(ctx))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("failed to pull image %q: %w", r, explain(r, err))
 	}
@@ -182,18 +186,19 @@ func serial(progress func(Progress)) func(Progress) {
 func explain(r Reference, err error) error {
 	var (
 		registry *transport.Error
-		timeout  net.Error
 		op       *net.OpError
+		web      *url.Error
+		stall    *stallError
 	)
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &timeout):
-		return err
 	case errors.As(err, &registry):
 		return &registryError{registryWords(registry), registry}
 	case errors.As(err, &op):
 		return &UnreachableError{Registry: r.Domain, Err: op}
-	case errors.As(err, &timeout):
-		return &UnreachableError{Registry: r.Domain, Err: timeout}
+	case errors.As(err, &web): // a certificate that is not trusted, an answer that is no HTTP
+		return &UnreachableError{Registry: r.Domain, Err: web.Err}
+	case errors.As(err, &stall):
+		return &UnreachableError{Registry: r.Domain, Err: stall}
 	}
 	return err
 }

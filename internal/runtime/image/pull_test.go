@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -598,4 +599,17 @@ func TestPullAfterKill(t *testing.T) {
 		}
 	}
 	onlyLayers(t, s, 4)
+}
+
+func TestExplainWithoutNetwork(t *testing.T) {
+	r := Reference{Domain: "registry.example", Path: "x", Tag: "1"}
+	lookup := &net.DNSError{Err: "no such host", Name: "registry.example", IsNotFound: true}
+	for err, want := range map[error]string{
+		&url.Error{Op: "Get", URL: "https://registry.example/v2/", Err: &net.OpError{Op: "dial", Net: "tcp", Err: lookup}}: "registry registry.example could not be reached: dial tcp: lookup registry.example: no such host",
+		&url.Error{Op: "Get", URL: "https://registry.example/v2/", Err: errors.New("tls: failed to verify certificate")}:   "registry registry.example could not be reached: tls: failed to verify certificate",
+	} {
+		if got := explain(r, err); got.Error() != want || code(got) != codes.Unavailable {
+			t.Errorf("explained as %v (%v), want %s", got, code(got), want)
+		}
+	}
 }

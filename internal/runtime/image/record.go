@@ -61,10 +61,11 @@ func (s *Store) readRecords() error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(data, &s.names); err != nil {
-		return fmt.Errorf("names.json: %w", err)
+	if err = json.Unmarshal(data, &s.names); err != nil {
+		// Containers run on without names, and what is needed is pulled again: better than a node that does not start.
+		s.log.Error("names of images are damaged, forgetting them", "file", filepath.Join(s.dir, "names.json"), "err", err)
 	}
-	if s.names == nil {
+	if err != nil || s.names == nil {
 		s.names = map[string]string{}
 	}
 	maps.DeleteFunc(s.names, func(_, id string) bool { return s.images[id] == nil })
@@ -219,6 +220,16 @@ func (s *Store) drop(id string) error {
 		return err
 	}
 	return removeAll(gone)
+}
+
+// nameless says whether an image has no name left; s.mu is held.
+func (s *Store) nameless(id string) bool {
+	for _, to := range s.names {
+		if to == id {
+			return false
+		}
+	}
+	return true
 }
 
 // discard takes a directory's name away, which is what deletes it; the caller removes what is left under tmp, or else the

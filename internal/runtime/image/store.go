@@ -107,10 +107,11 @@ type Store struct {
 
 	mu       sync.Mutex // guards the fields below and the files names.json and images/
 	images   map[string]*record
-	names    map[string]string  // canonical name, with tag or digest, to image ID
-	flights  map[string]*flight // layers being made, by diffID
-	held     map[string]int     // layers that pulls and loads under way rely upon, by diffID
-	builtins map[string]string  // name to image ID
+	names    map[string]string    // canonical name, with tag or digest, to image ID
+	flights  map[string]*flight   // layers being made, by diffID
+	held     map[string]int       // layers that pulls and loads under way rely upon, by diffID
+	builtins map[string]string    // name to image ID
+	stats    map[string]layerStat // what FsInfo has read of each layer: it is asked every few seconds
 }
 
 // Open opens the store below dir, makes it if it is not there, removes what a killed process left
@@ -258,6 +259,9 @@ func (s *Store) Tag(ref, name string) error {
 	if r.Digest != "" {
 		return fmt.Errorf("tag %s: a digest is not given, it is what an image has", name)
 	}
+	if err := refuseBuiltin(r); err != nil {
+		return fmt.Errorf("tag %s: %w", ref, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	id, ok := s.find(ref)
@@ -295,17 +299,25 @@ func (s *Store) FsInfo() (FsInfo, error) {
 	if err != nil {
 		return info, fmt.Errorf("image file system: %w", err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := make(map[string]layerStat, len(layers))
 	for _, l := range layers {
-		st, err := readLayerStat(s.layerDir(l))
-		if errors.Is(err, os.ErrNotExist) {
-			continue // deleted meanwhile
+		st, ok := s.stats[l]
+		if !ok {
+			if st, err = readLayerStat(s.layerDir(l)); errors.Is(err, os.ErrNotExist) {
+				continue // deleted meanwhile
+			}
+			if err != nil {
+				return info, fmt.Errorf("image file system: %w", err)
+			}
+			st.Implied = nil
 		}
-		if err != nil {
-			return info, fmt.Errorf("image file system: %w", err)
-		}
+		known[l] = st
 		info.Bytes += uint64(st.Bytes)
 		info.Inodes += uint64(st.Inodes)
 	}
+	s.stats = known
 	return info, nil
 }
 

@@ -62,6 +62,20 @@ func TestBuiltinImages(t *testing.T) {
 			t.Errorf("became %v", m)
 		}
 	})
+	t.Run("stay after an upgrade under the names that a person gave them", func(t *testing.T) {
+		dir, exe := t.TempDir(), executable(t, "first")
+		s := openStore(t, dir, Options{Executable: exe})
+		if err := s.Tag("sampan.dev/hello:1", "mine"); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Close()
+		s = openStore(t, dir, Options{Executable: executable(t, "second")})
+		mine, ok := s.Resolve("mine")
+		if !ok || len(mine.RepoTags) != 1 || mine.Pinned {
+			t.Fatalf("it is %+v", mine)
+		}
+		check(t, nil, filepath.Join(mine.Layers[0], "hello"), "first")
+	})
 	t.Run("are others after an upgrade, while what runs keeps the old layer", func(t *testing.T) {
 		_ = s.Close()
 		if err := os.Remove(exe); err != nil {
@@ -262,6 +276,55 @@ func TestService(t *testing.T) {
 	}
 }
 
+type imageStream struct {
+	runtimeapi.ImageService_StreamImagesServer
+	got []string
+}
+
+func (s *imageStream) Send(r *runtimeapi.StreamImagesResponse) error {
+	if len(r.Images) == 0 {
+		return errors.New("an empty message")
+	}
+	for _, m := range r.Images {
+		s.got = append(s.got, m.Id)
+	}
+	return nil
+}
+
+func TestStreamImages(t *testing.T) {
+	s := newStore(t)
+	stream := &imageStream{}
+	if err := NewService(s).StreamImages(&runtimeapi.StreamImagesRequest{}, stream); err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, m := range s.List() {
+		want = append(want, m.ID)
+	}
+	if !slices.Equal(stream.got, want) || len(want) != 2 {
+		t.Errorf("sent %v, want %v", stream.got, want)
+	}
+}
+
+func TestDamagedNamesDoNotKeepTheNodeDown(t *testing.T) {
+	dir, exe := t.TempDir(), executable(t, "x")
+	s := openStore(t, dir, Options{Executable: exe})
+	if err := s.Tag("sampan.dev/hello:1", "mine"); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	if err := os.WriteFile(filepath.Join(dir, "names.json"), []byte(`{"docker.io/library/mine:latest":"sh`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, dir, Options{Executable: exe})
+	if _, ok := s.Resolve("mine"); ok {
+		t.Error("a name was read from a damaged file")
+	}
+	if _, ok := s.Resolve("sampan.dev/hello:1"); !ok {
+		t.Error("the built-in image is gone")
+	}
+}
+
 func TestTag(t *testing.T) {
 	s := newStore(t)
 	if err := s.Tag("sampan.dev/hello:1", "mine"); err != nil {
@@ -273,7 +336,9 @@ func TestTag(t *testing.T) {
 	if err := s.Tag("none", "x"); code(err).String() != "NotFound" {
 		t.Errorf("tagging what is not there: %v", err)
 	}
-	if err := s.Tag("mine", "x@"+someDigest); err == nil {
-		t.Error("a digest was given")
+	for _, name := range []string{"x@" + someDigest, "sampan.dev/hello:9", "No"} {
+		if err := s.Tag("mine", name); err == nil {
+			t.Errorf("%s was given", name)
+		}
 	}
 }

@@ -66,9 +66,7 @@ func (s *stallReader) Close() error {
 	return s.body.Close()
 }
 
-// stallError is a net.Error.
+// stallError says that a registry fell silent.
 type stallError struct{ after time.Duration }
 
-func (e *stallError) Error() string   { return fmt.Sprintf("nothing received for %s", e.after) }
-func (e *stallError) Timeout() bool   { return true }
-func (e *stallError) Temporary() bool { return true }
+func (e *stallError) Error() string { return fmt.Sprintf("nothing received for %s", e.after) }
