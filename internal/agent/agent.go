@@ -103,15 +103,15 @@ type Config struct {
 	Labels   map[string]string // added to the node's own
 	Taints   []corev1.Taint    // of a node that is registered for the first time
 
-	CgroupParent string // path in each hierarchy, "/sampan-ID"
+	CgroupParent string // path in each hierarchy, "/sampan-ID"; empty: no control groups are made
 	CgroupRoot   string // default /sys/fs/cgroup
 
 	View   View
 	API    API
 	Events Recorder
-	CRI    *grpc.ClientConn
-	Ports  Ports  // nil: host ports are not published
-	Probes Probes // nil: none
+	CRI    grpc.ClientConnInterface // a *grpc.ClientConn to the runtime's socket
+	Ports  Ports                    // nil: host ports are not published
+	Probes Probes                   // nil: none
 
 	TLS       *tls.Config                             // of the node's server: its certificate, and ClientCAs. Nil: no server
 	Listener  net.Listener                            // on port 10250; closed when Run returns

@@ -126,7 +126,7 @@ func (w *worker) cleanUp(ctx context.Context, in Input, plan Plan) error {
 	}
 	a.release(w.uid)
 	w.mu.Lock()
-	w.work.Cleaned, w.work.Prepared = true, false
+	w.work.Cleaned, w.work.Prepared = plan.Clean, false
 	w.mu.Unlock()
 	return nil
 }

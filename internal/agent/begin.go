@@ -183,7 +183,9 @@ func (a *Agent) followRuntime(ctx context.Context) {
 			return
 		}
 		delay = min(2*delay, time.Second)
-		a.cfg.CRI.ResetConnectBackoff()
+		if conn, ok := a.cfg.CRI.(interface{ ResetConnectBackoff() }); ok {
+			conn.ResetConnectBackoff()
+		}
 	}
 }
 
@@ -198,19 +200,7 @@ func (a *Agent) follow(stream cri.RuntimeService_GetContainerEventsClient) error
 			a.markAll(stream.Context())
 			continue
 		}
-		uid := types.UID(m.Uid)
-		a.mark(key{m.Namespace, m.Name, uid})
-		if event.ContainerEventType == cri.ContainerEventType_CONTAINER_STOPPED_EVENT {
-			a.wakeFollowers(m.Namespace, m.Name, uid)
-		}
-	}
-}
-
-// wakeFollowers has those who follow a pod's logs look whether the container still runs.
-func (a *Agent) wakeFollowers(namespace, name string, uid types.UID) {
-	dirs, _ := os.ReadDir(a.logDir(namespace, name, uid))
-	for _, d := range dirs {
-		a.watcher.Wake(filepath.Join(a.logDir(namespace, name, uid), d.Name()))
+		a.mark(key{m.Namespace, m.Name, types.UID(m.Uid)})
 	}
 }
 

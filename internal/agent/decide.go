@@ -152,7 +152,7 @@ func takeDown(in Input, clean Cleaning, remove bool) Plan {
 	}
 	switch {
 	case len(p.StopSandboxes) > 0:
-	case clean != CleanNothing && !in.Work.Cleaned:
+	case clean > in.Work.Cleaned:
 		p.Clean = clean
 	case remove:
 		p.Delete = true

@@ -97,7 +97,7 @@ type Work struct {
 	Failed    map[string]Failure   // by container: creating or starting it failed
 	Stopping  map[string]time.Time // by container id: it is being stopped, and killed then
 	DownSince time.Time            // the pod is being taken down since, with the present grace
-	Cleaned   bool                 // nothing of it is left on the node
+	Cleaned   Cleaning             // how much of it has been removed from the node
 }
 
 // Input is all that a decision rests on.

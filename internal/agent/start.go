@@ -56,6 +56,9 @@ func (a *Agent) sandboxConfig(pod *corev1.Pod, attempt uint32) (*cri.PodSandboxC
 			Sysctls: map[string]string{},
 		},
 	}
+	if a.cgroups.Parent() == "" {
+		config.Linux.CgroupParent = ""
+	}
 	if p := pod.Spec.SecurityContext; p != nil {
 		config.Linux.SecurityContext.RunAsUser, config.Linux.SecurityContext.RunAsGroup = int64Value(p.RunAsUser), int64Value(p.RunAsGroup)
 		config.Linux.SecurityContext.SelinuxOptions = selinuxOf(p.SELinuxOptions)

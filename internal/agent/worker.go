@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -130,6 +132,9 @@ func (w *worker) pass(ctx context.Context) bool {
 	if pod != nil {
 		w.pod = pod
 	}
+	w.mu.Lock()
+	stopping := maps.Collect(maps.All(w.work.Stopping)) // before looking: what has been stopped since may still be seen running
+	w.mu.Unlock()
 	seen, err := a.observe(ctx, w.uid, &w.memory)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -145,6 +150,8 @@ func (w *worker) pass(ctx context.Context) bool {
 		return false
 	}
 	in := w.input(pod, seen)
+	maps.Copy(stopping, in.Work.Stopping)
+	in.Work.Stopping = stopping
 	plan := Decide(in)
 	w.down(in, plan)
 	w.tell(plan)
@@ -167,12 +174,7 @@ func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 	drain := a.isDraining() // the agent's lock comes before the worker's
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.running = w.running[:0]
-	for _, c := range seen.Containers {
-		if c.State == Running {
-			w.running = append(w.running, c)
-		}
-	}
+	w.noteRunning(seen)
 	if w.changed {
 		w.changed, w.work.Prepared, w.work.Unready, w.work.Failed = false, false, nil, nil
 	}
@@ -195,7 +197,7 @@ func (w *worker) down(in Input, plan Plan) {
 	switch {
 	case !plan.Down:
 		w.work.DownSince = time.Time{}
-		w.work.Cleaned = false
+		w.work.Cleaned = CleanNothing
 	case w.work.DownSince.IsZero():
 		w.work.DownSince = in.Now
 	}
@@ -214,7 +216,7 @@ func (w *worker) finish(ctx context.Context, in Input, plan Plan) bool {
 	w.retries = 0
 	a := w.agent
 	switch {
-	case in.Pod == nil && in.Work.Cleaned && len(in.Seen.Sandboxes)+len(in.Seen.Containers) == 0:
+	case in.Pod == nil && in.Work.Cleaned == CleanAll && len(in.Seen.Sandboxes)+len(in.Seen.Containers) == 0:
 		a.forget(w)
 	case !plan.Wake.IsZero():
 		w.wakeAfter(plan.Wake.Sub(in.Now))
@@ -286,4 +288,20 @@ func (w *worker) publish(ctx context.Context, pod *corev1.Pod, seen Observed) er
 	}
 	w.ports = current.ID
 	return nil
+}
+
+// noteRunning remembers what runs, and wakes those who follow the log of what no longer does.
+func (w *worker) noteRunning(seen Observed) {
+	before := w.running
+	w.running = nil
+	for _, c := range seen.Containers {
+		if c.State == Running {
+			w.running = append(w.running, c)
+		}
+	}
+	for _, c := range before {
+		if !slices.ContainsFunc(w.running, func(now Container) bool { return now.ID == c.ID }) {
+			w.agent.watcher.Wake(filepath.Join(w.agent.logDir(w.namespace, w.name, w.uid), c.Name))
+		}
+	}
 }

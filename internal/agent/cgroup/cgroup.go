@@ -36,9 +36,13 @@ type Manager struct {
 	find         func() ([]hierarchy, error)
 }
 
-// New manages the groups below parent ("/sampan-ID"), in the hierarchies mounted at or below root.
+// New manages the groups below parent ("/sampan-ID"), in the hierarchies mounted at or below root. Without a parent it makes none.
 func New(root, parent string) *Manager {
 	m := &Manager{root: root, parent: parent}
+	if parent == "" {
+		m.find = func() ([]hierarchy, error) { return nil, nil }
+		return m
+	}
 	m.find = sync.OnceValues(func() ([]hierarchy, error) { return hierarchies(root) })
 	return m
 }
