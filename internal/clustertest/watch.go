@@ -3,6 +3,7 @@ package clustertest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -42,7 +43,7 @@ func (c *Cluster) target(args []string) (t target, rest []string, err error) {
 	}
 	of, name, named := strings.Cut(args[0], "/")
 	for _, k := range c.Table.All() {
-		if of == k.Plural || of == k.Singular {
+		if of == k.Plural || of == k.Singular || slices.Contains(k.ShortNames, of) {
 			t.kind, t.name = k, name
 		}
 	}

@@ -163,10 +163,3 @@ func (r *recent[V]) get(key uint64) (*V, bool) {
 	r.byKey[key] = r.order.PushFront(v)
 	return &v.value, false
 }
-
-func (r *recent[V]) remove(key uint64) {
-	if e, ok := r.byKey[key]; ok {
-		r.order.Remove(e)
-		delete(r.byKey, key)
-	}
-}

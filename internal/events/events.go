@@ -1,6 +1,6 @@
 // Package events tells what happened to an object as Kubernetes Events.
 //
-// It watches nothing; it writes core/v1 Events through a Writer, one goroutine at most, in the order recorded.
+// It watches nothing; it writes core/v1 Events through a Writer, several at once but those about one thing in their order.
 // Always: Record never blocks its caller and never fails it; a repetition raises the count of the event that is
 // there instead of adding one; an object that is talked about too often is silenced until its bucket refills.
 package events
@@ -31,7 +31,7 @@ type Writer interface {
 
 // Options are a recorder's particulars; the zero value works.
 type Options struct {
-	Queue  int             // events that may wait to be written; more are dropped. 1000 if zero
+	Queue  int             // events that may wait to be written; more are dropped. 4096 if zero
 	Scheme *runtime.Scheme // names the kinds of objects that come without their own; core pods and nodes need none
 	Log    *slog.Logger
 	Now    func() time.Time
@@ -67,7 +67,7 @@ func New(writer Writer, component, host string, o Options) *Recorder {
 	}
 	return &Recorder{component: component, host: host, shared: &shared{
 		writer: writer, scheme: o.Scheme, log: o.Log, now: o.Now,
-		queue:     make(chan *corev1.Event, cmp.Or(o.Queue, 1000)),
+		queue:     make(chan *corev1.Event, cmp.Or(o.Queue, 4096)),
 		correlate: newCorrelator(o.Now),
 	}}
 }

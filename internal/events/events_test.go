@@ -151,6 +151,7 @@ func TestAnotherContainerOfThePodIsNoRepetition(t *testing.T) {
 	b := &board{}
 	got := during(t, b, Options{}, func(r *Recorder) {
 		r.Record(Container(pod, "init"), "Normal", "Pulled", "here")
+		synctest.Wait()
 		r.Record(Container(pod, "web"), "Normal", "Pulled", "here")
 	})
 	want(t, got, `Normal Pulled "here" x1`, `Normal Pulled "here" x1`)
@@ -167,6 +168,7 @@ func TestTooManyDifferentMessagesBecomeOne(t *testing.T) {
 	got := during(t, b, Options{}, func(r *Recorder) {
 		for i := range 12 {
 			r.Recordf(web, "Warning", "Failed", "try %d", i)
+			synctest.Wait() // different events may be written in any order
 		}
 		time.Sleep(similarWithin + time.Second) // and a new group begins
 		r.Record(web, "Warning", "Failed", "try 12")

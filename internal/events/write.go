@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,21 +11,57 @@ import (
 )
 
 const (
-	tries      = 12 // of an event that the API could not be asked about
-	retryFirst = 500 * time.Millisecond
-	retryMost  = 10 * time.Second
+	writesAtOnce = 16 // so that a burst of events shares the store's commits
+	tries        = 12 // of an event that the API could not be asked about
+	retryFirst   = 500 * time.Millisecond
+	retryMost    = 10 * time.Second
 )
 
 // Run writes what is recorded until ctx ends. What waits then is written if that needs no waiting.
 func (r *Recorder) Run(ctx context.Context) error {
+	w := writes{slots: make(chan struct{}, writesAtOnce), last: map[uint64]chan struct{}{}}
 	for {
 		select {
 		case e := <-r.queue:
-			r.handle(ctx, e)
+			if m := r.correlate.meet(e); !m.silenced {
+				w.start(m.key, func() { r.handle(ctx, e, m) })
+			}
 		case <-ctx.Done():
+			w.running.Wait()
 			return r.drain(context.WithoutCancel(ctx))
 		}
 	}
+}
+
+// writes are under way: many at once, but those of one key one after another. Run's goroutine owns it but for mu.
+type writes struct {
+	slots   chan struct{}
+	running sync.WaitGroup
+	mu      sync.Mutex
+	last    map[uint64]chan struct{} // closed when the last write of the key has ended
+}
+
+// start does a write as soon as there is a slot, after the one before it of that key.
+func (w *writes) start(key uint64, do func()) {
+	w.slots <- struct{}{}
+	done := make(chan struct{})
+	w.mu.Lock()
+	before := w.last[key]
+	w.last[key] = done
+	w.mu.Unlock()
+	w.running.Go(func() {
+		if before != nil {
+			<-before
+		}
+		do()
+		close(done)
+		w.mu.Lock()
+		if w.last[key] == done {
+			delete(w.last, key)
+		}
+		w.mu.Unlock()
+		<-w.slots
+	})
 }
 
 // drain writes the last words of a process that stops, each tried once and all within a second.
@@ -46,11 +83,8 @@ func (r *Recorder) drain(ctx context.Context) error {
 	return nil
 }
 
-func (r *Recorder) handle(ctx context.Context, e *corev1.Event) {
-	m := r.correlate.meet(e)
-	if m.silenced {
-		return
-	}
+// handle writes one event, however long the API cannot be reached.
+func (r *Recorder) handle(ctx context.Context, e *corev1.Event, m meeting) {
 	delay := retryFirst
 	for try := 1; ; try++ {
 		err := r.write(ctx, e, m.again)
@@ -58,7 +92,6 @@ func (r *Recorder) handle(ctx context.Context, e *corev1.Event) {
 		case err == nil || ctx.Err() != nil:
 			return
 		case refused(err) || try == tries:
-			r.correlate.said.remove(m.key)
 			r.log.Warn("event not written", "object", e.InvolvedObject.Namespace+"/"+e.InvolvedObject.Name, "reason", e.Reason, "message", e.Message, "error", err)
 			return
 		}

@@ -22,7 +22,9 @@ type fleet struct {
 }
 
 func (f *fleet) Pod(key loop.Key) *corev1.Pod { f.mu.Lock(); defer f.mu.Unlock(); return f.pods[key] }
-func (f *fleet) NodeExists(name string) bool  { f.mu.Lock(); defer f.mu.Unlock(); return f.nodes[name] }
+
+func (f *fleet) NodeExists(name string) bool { f.mu.Lock(); defer f.mu.Unlock(); return f.nodes[name] }
+
 func (f *fleet) setNode(name string, there bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -26,14 +26,14 @@ import (
 
 // plane is a control plane without its API server: the real store, cache, registry and loops.
 type plane struct {
-	t     *testing.T
+	t     testing.TB
 	ctx   context.Context
 	store *local.Store
 	*world
 }
 
 // start runs a control plane on dir until the test ends, or stop is called.
-func start(t *testing.T, dir string) (p *plane, stop func()) {
+func start(t testing.TB, dir string) (p *plane, stop func()) {
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	table := kinds.Table()
@@ -72,6 +72,9 @@ func start(t *testing.T, dir string) (p *plane, stop func()) {
 	p.until("the default account is there", func() bool { return p.ServiceAccount("default", "default") != nil })
 	return p, stop
 }
+
+// all objects of a kind.
+var all = cache.Selection{}
 
 // until waits, from one revision to the next, until something holds.
 func (p *plane) until(what string, holds func() bool) {
