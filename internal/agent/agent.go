@@ -33,6 +33,7 @@ import (
 
 	"sampan.dev/internal/agent/cgroup"
 	"sampan.dev/internal/agent/logs"
+	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/volume"
 )
 
@@ -75,18 +76,9 @@ type Recorder interface {
 	Record(obj runtime.Object, kind, reason, message string)
 }
 
-// Ports publishes host ports. podnet.Network is one, by a small adapter; nil publishes none.
+// Ports publishes host ports. podnet.Network is one; nil publishes none.
 type Ports interface {
-	SetHostPorts(ctx context.Context, pod string, ports []HostPort) error
-}
-
-// HostPort is a port of the node that leads to a pod.
-type HostPort struct {
-	Protocol corev1.Protocol
-	HostIP   netip.Addr // invalid: any
-	HostPort uint16
-	Pod      netip.Addr
-	PodPort  uint16
+	SetHostPorts(ctx context.Context, pod string, ports []podnet.HostPort) error
 }
 
 // Probes tells what probes found. A nil one finds every running container started and ready: the place is kept for internal/probe.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,9 @@ import (
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"sampan.dev/internal/nft"
+	"sampan.dev/internal/podnet"
 )
 
 // house is an agent between a fake API and a fake runtime, in faked time.
@@ -738,6 +742,40 @@ func TestForeignConditionsStay(t *testing.T) {
 		synctest.Wait()
 		if c := ready(); c.Status != corev1.ConditionTrue {
 			h.Errorf("ready after the gate opened: %+v", c)
+		}
+	})
+}
+
+// fakePorts remembers who has which ports.
+type fakePorts map[string][]podnet.HostPort
+
+func (f fakePorts) SetHostPorts(_ context.Context, pod string, ports []podnet.HostPort) error {
+	if len(ports) == 0 {
+		delete(f, pod)
+	} else {
+		f[pod] = ports
+	}
+	return nil
+}
+
+func TestHostPortsComeAndGo(t *testing.T) {
+	live(t, func(h *house) {
+		ports := fakePorts{}
+		h.a.cfg.Ports = ports
+		h.api.put(newPod(func(p *corev1.Pod) {
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 8080, ContainerPort: 80, Protocol: corev1.ProtocolUDP, HostIP: "192.0.2.1"}}
+		}))
+		synctest.Wait()
+		want := podnet.HostPort{
+			Proto: nft.UDP, HostIP: netip.MustParseAddr("192.0.2.1"), HostPort: 8080, Pod: netip.MustParseAddr("10.244.0.5"), PodPort: 80,
+		}
+		if got := ports["uid"]; len(got) != 1 || got[0] != want {
+			h.Errorf("ports %+v, want %+v", got, want)
+		}
+		h.api.deletePod("ns", "p", 1)
+		synctest.Wait()
+		if len(ports) != 0 {
+			h.Errorf("left: %v", ports)
 		}
 	})
 }

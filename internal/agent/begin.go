@@ -15,6 +15,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"sampan.dev/internal/events"
+	"sampan.dev/internal/nft"
+	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/volume"
 )
 
@@ -237,9 +239,9 @@ func (a *Agent) publishPorts(ctx context.Context, pod *corev1.Pod, sandbox *Sand
 	if err != nil {
 		return fmt.Errorf("host ports: %w", err)
 	}
-	var ports []HostPort
+	var ports []podnet.HostPort
 	for _, p := range hostPorts(pod) {
-		port := HostPort{Protocol: p.Protocol, HostPort: uint16(p.HostPort), Pod: to, PodPort: uint16(p.ContainerPort)}
+		port := podnet.HostPort{Proto: protoOf(p.Protocol), HostPort: uint16(p.HostPort), Pod: to, PodPort: uint16(p.ContainerPort)}
 		if p.HostIP != "" {
 			if port.HostIP, err = netip.ParseAddr(p.HostIP); err != nil {
 				return fmt.Errorf("host ports: %w", err)
@@ -251,4 +253,14 @@ func (a *Agent) publishPorts(ctx context.Context, pod *corev1.Pod, sandbox *Sand
 		return nil
 	}
 	return a.cfg.Ports.SetHostPorts(ctx, string(pod.UID), ports)
+}
+
+func protoOf(p corev1.Protocol) nft.Proto {
+	switch p {
+	case corev1.ProtocolUDP:
+		return nft.UDP
+	case corev1.ProtocolSCTP:
+		return nft.SCTP
+	}
+	return nft.TCP
 }
