@@ -1,0 +1,304 @@
+// Package client speaks to an API server over HTTPS about objects: for agents on other machines, and for the command line.
+//
+// It keeps no state but its connections. Always: objects travel as protobuf in the version that is stored; errors are the server's own,
+// as *apierrors.StatusError; a watch that breaks off is taken up again where it ended, and what was missed for good is listed anew.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"sampan.dev/internal/resource"
+)
+
+// Config says where the server is, and who calls.
+type Config struct {
+	Server string          // https://HOST:PORT
+	TLS    *tls.Config     // whom to trust and who calls: pki.ClientTLS, or what FromKubeconfig reads
+	Table  *resource.Table // the kinds that can be spoken about
+	Agent  string          // User-Agent; default "sampan"
+
+	Namespace string // that a kubeconfig's context names; the client itself takes no notice
+}
+
+// Client speaks to one server. It may be used from many goroutines.
+type Client struct {
+	base  *url.URL
+	http  *http.Client
+	agent string
+	kinds map[reflect.Type]*resource.Kind
+}
+
+// New makes a client. It connects when it is first used.
+func New(cfg Config) (*Client, error) {
+	base, err := url.Parse(cfg.Server)
+	if err != nil || base.Host == "" {
+		return nil, fmt.Errorf("make client: %q is no server's address", cfg.Server)
+	}
+	c := &Client{base: base, agent: cfg.Agent, kinds: map[reflect.Type]*resource.Kind{}}
+	if c.agent == "" {
+		c.agent = "sampan"
+	}
+	for _, k := range cfg.Table.All() {
+		c.kinds[reflect.TypeOf(k.New())] = k
+	}
+	c.http = &http.Client{Transport: &http.Transport{
+		TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
+		DisableCompression: true, MaxIdleConnsPerHost: 8,
+		// A connection whose other end is gone without a word is found out by a ping, so that no watch hangs on it for ever.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+	}}
+	return c, nil
+}
+
+// Close ends idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// kindOf finds the kind of a Go type. A type that the table does not have is a mistake of the program.
+func kindOf[T resource.Object](c *Client) *resource.Kind {
+	t := reflect.TypeFor[T]()
+	k := c.kinds[t]
+	if k == nil {
+		panic(fmt.Sprintf("client: %s is not in its table of kinds", t))
+	}
+	return k
+}
+
+// path is where an object, a collection (name empty) or a subresource is.
+func path(k *resource.Kind, namespace, name, sub string) string {
+	p := "/api/" + k.Version
+	if k.Group != "" {
+		p = "/apis/" + k.Group + "/" + k.Version
+	}
+	if k.Namespaced && namespace != "" {
+		p += "/namespaces/" + url.PathEscape(namespace)
+	}
+	p += "/" + k.Plural
+	if name != "" {
+		p += "/" + url.PathEscape(name)
+	}
+	if sub != "" {
+		p += "/" + sub
+	}
+	return p
+}
+
+// Get reads an object.
+func Get[T resource.Object](ctx context.Context, c *Client, namespace, name string) (T, error) {
+	k := kindOf[T](c)
+	return one[T](c, k, "get "+k.Singular+" "+name, func() (*http.Request, error) {
+		return c.request(ctx, http.MethodGet, path(k, namespace, name, ""), nil, nil, "")
+	})
+}
+
+// Create makes an object and returns it as the server has it.
+func Create[T resource.Object](ctx context.Context, c *Client, obj T) (T, error) {
+	k := kindOf[T](c)
+	return send(ctx, c, k, http.MethodPost, path(k, obj.GetNamespace(), "", ""), "create", obj)
+}
+
+// Update replaces an object, or the part of it that the subresource ("status") is; sub may be empty. With a resourceVersion in the object it is
+// refused if the object has changed since.
+func Update[T resource.Object](ctx context.Context, c *Client, obj T, sub string) (T, error) {
+	k := kindOf[T](c)
+	return send(ctx, c, k, http.MethodPut, path(k, obj.GetNamespace(), obj.GetName(), sub), "update", obj)
+}
+
+// Patch changes an object, or the part of it that the subresource is.
+func Patch[T resource.Object](ctx context.Context, c *Client, namespace, name, sub string, kind types.PatchType, data []byte) (T, error) {
+	k := kindOf[T](c)
+	return one[T](c, k, "patch "+k.Singular+" "+name, func() (*http.Request, error) {
+		return c.request(ctx, http.MethodPatch, path(k, namespace, name, sub), nil, data, string(kind))
+	})
+}
+
+// Delete ends an object, or begins to. One that is not there is an error (apierrors.IsNotFound).
+func Delete[T resource.Object](ctx context.Context, c *Client, namespace, name string, o metav1.DeleteOptions) error {
+	k := kindOf[T](c)
+	body, err := o.Marshal()
+	if err != nil {
+		return fmt.Errorf("delete %s %s: %w", k.Singular, name, err)
+	}
+	data, err := wrap(metav1.SchemeGroupVersion.WithKind("DeleteOptions"), body)
+	if err != nil {
+		return fmt.Errorf("delete %s %s: %w", k.Singular, name, err)
+	}
+	r, err := c.request(ctx, http.MethodDelete, path(k, namespace, name, ""), nil, data, runtime.ContentTypeProtobuf)
+	if err != nil {
+		return fmt.Errorf("delete %s %s: %w", k.Singular, name, err)
+	}
+	if _, err = c.do(r); err != nil {
+		return fmt.Errorf("delete %s %s: %w", k.Singular, name, err)
+	}
+	return nil
+}
+
+// Selection narrows a list or a watch. The zero value is everything.
+type Selection struct {
+	Namespace string
+	Labels    string // as in kubectl's -l
+	Fields    string // "spec.nodeName=n1"
+}
+
+func (s Selection) query() url.Values {
+	q := url.Values{}
+	if s.Labels != "" {
+		q.Set("labelSelector", s.Labels)
+	}
+	if s.Fields != "" {
+		q.Set("fieldSelector", s.Fields)
+	}
+	return q
+}
+
+// pageSize is how many objects are asked for at once, so that neither side holds a huge answer.
+const pageSize = 500
+
+// List reads all objects that are selected, as they were at one revision, which it returns too.
+func List[T resource.Object](ctx context.Context, c *Client, s Selection) ([]T, string, error) {
+	k := kindOf[T](c)
+	var all []T
+	q := s.query()
+	q.Set("limit", strconv.Itoa(pageSize))
+	for {
+		r, err := c.request(ctx, http.MethodGet, path(k, s.Namespace, "", ""), q, nil, "")
+		if err != nil {
+			return nil, "", fmt.Errorf("list %s: %w", k.Plural, err)
+		}
+		data, err := c.do(r)
+		if err != nil {
+			if q.Get("continue") != "" && apierrors.IsResourceExpired(err) {
+				q.Del("continue") // the revision is gone while we read: begin again
+				all = nil
+				continue
+			}
+			return nil, "", fmt.Errorf("list %s: %w", k.Plural, err)
+		}
+		meta, err := decodeList(data, k, func(obj resource.Object) { all = append(all, obj.(T)) })
+		if err != nil {
+			return nil, "", fmt.Errorf("list %s: %w", k.Plural, err)
+		}
+		if meta.Continue == "" {
+			return all, meta.ResourceVersion, nil
+		}
+		q.Set("continue", meta.Continue)
+	}
+}
+
+func send[T resource.Object](ctx context.Context, c *Client, k *resource.Kind, method, path, what string, obj T) (T, error) {
+	what += " " + k.Singular + " " + obj.GetName()
+	return one[T](c, k, what, func() (*http.Request, error) {
+		data, err := encode(k, obj)
+		if err != nil {
+			return nil, err
+		}
+		return c.request(ctx, method, path, nil, data, runtime.ContentTypeProtobuf)
+	})
+}
+
+// one sends a request whose answer is an object.
+func one[T resource.Object](c *Client, k *resource.Kind, what string, make func() (*http.Request, error)) (T, error) {
+	var none T
+	r, err := make()
+	if err != nil {
+		return none, fmt.Errorf("%s: %w", what, err)
+	}
+	data, err := c.do(r)
+	if err != nil {
+		return none, fmt.Errorf("%s: %w", what, err)
+	}
+	obj := k.New()
+	if err := decode(data, k.GroupVersionKind, obj); err != nil {
+		return none, fmt.Errorf("%s: %w", what, err)
+	}
+	return obj.(T), nil
+}
+
+func (c *Client) request(ctx context.Context, method, path string, q url.Values, body []byte, contentType string) (*http.Request, error) {
+	to := *c.base
+	to.RawPath = strings.TrimSuffix(c.base.EscapedPath(), "/") + path
+	var err error
+	if to.Path, err = url.PathUnescape(to.RawPath); err != nil {
+		return nil, err
+	}
+	to.RawQuery = q.Encode()
+	var reader io.Reader
+	if body != nil {
+		reader = bytes.NewReader(body)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, to.String(), reader)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Accept", runtime.ContentTypeProtobuf)
+	r.Header.Set("User-Agent", c.agent)
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	return r, nil
+}
+
+// do sends a request and reads the answer whole. An answer that is no success is an error.
+func (c *Client) do(r *http.Request) ([]byte, error) {
+	response, err := c.http.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read answer: %w", err)
+	}
+	if response.StatusCode < 200 || response.StatusCode > 299 {
+		return nil, failure(r, response.StatusCode, data)
+	}
+	return data, nil
+}
+
+// failure is the server's error.
+func failure(r *http.Request, code int, data []byte) error {
+	var status metav1.Status
+	if err := decode(data, schema.GroupVersionKind{Version: "v1", Kind: "Status"}, &status); err == nil && status.Status == metav1.StatusFailure {
+		return &apierrors.StatusError{ErrStatus: status}
+	}
+	message := strings.TrimSpace(string(data))
+	const most = 200
+	if len(message) > most {
+		message = message[:most] + "…"
+	}
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: int32(code), Reason: reasonOf(code),
+		Message: fmt.Sprintf("%s %s: %s: %s", r.Method, r.URL.Path, http.StatusText(code), message),
+	}}
+}
+
+func reasonOf(code int) metav1.StatusReason {
+	switch code {
+	case http.StatusNotFound:
+		return metav1.StatusReasonNotFound
+	case http.StatusUnauthorized:
+		return metav1.StatusReasonUnauthorized
+	case http.StatusForbidden:
+		return metav1.StatusReasonForbidden
+	}
+	return metav1.StatusReasonUnknown
+}
+
+// errFormat says that what came is not Kubernetes' protobuf.
+var errFormat = errors.New("the answer is not in Kubernetes' protobuf")
