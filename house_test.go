@@ -34,7 +34,7 @@ var owners = map[string]string{
 	"github.com/opencontainers/runc":             "internal/runtime",
 	"github.com/opencontainers/cgroups":          "internal/runtime",
 	"github.com/google/go-containerregistry":     "internal/runtime test",
-	"github.com/google/nftables":                 "internal/nft",
+	"github.com/google/nftables":                 "internal/nft test",
 	"go.etcd.io/etcd":                            "internal/store/etcd",
 	"go.etcd.io/bbolt":                           "internal/store/local test/bench",
 	"github.com/cockroachdb/pebble":              "internal/store/local test/bench",

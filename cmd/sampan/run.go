@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"sampan.dev/internal/agent"
+	"sampan.dev/internal/bundle"
+	"sampan.dev/internal/cache"
+	"sampan.dev/internal/kubeconfig"
+	"sampan.dev/internal/nft"
+	"sampan.dev/internal/pki"
+	"sampan.dev/internal/podnet"
+	"sampan.dev/internal/runtimeproc"
+	"sampan.dev/internal/server"
+	"sampan.dev/internal/version"
+)
+
+// drainTimeout bounds how long a stop with pods waits for them; `sampan down` has its own limit besides.
+const drainTimeout = 5 * time.Minute
+
+// run brings the parts up in their order, waits for the node, and keeps them up until ctx ends.
+func (u *up) run(ctx context.Context) (err error) {
+	if err := u.inst.Save(u.settings); err != nil {
+		return err
+	}
+	// First of all, before any address is used, both ranges are closed.
+	pods, err := podnet.Up(ctx, network(u.inst, u.settings))
+	if err != nil {
+		return fmt.Errorf("make the pod network: %w", err)
+	}
+	u.say("network", "%v and %v on bridge %s", u.settings.PodRange, u.settings.ServiceCIDR, u.inst.Bridge())
+
+	var proc *runtimeproc.Process
+	var runtimePID int
+	starting, startCtx := errgroup.WithContext(ctx)
+	if u.settings.CRI == "" {
+		starting.Go(func() (err error) {
+			proc, runtimePID, err = u.startRuntime(startCtx)
+			return err
+		})
+	}
+	srv, keys, err := u.openServer()
+	if err := errors.Join(err, starting.Wait()); err != nil {
+		if srv != nil {
+			err = errors.Join(err, srv.Close())
+		}
+		return err
+	}
+	if proc != nil {
+		u.say("runtime", "pid %d", runtimePID)
+	}
+	apiListener, nodeListener, err := u.listen()
+	if err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	conn, err := dialCRI(endpoint(u.inst, u.settings))
+	if err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	defer conn.Close()
+
+	side := srv.NodeSide(u.settings.NodeName)
+	gateway := network(u.inst, u.settings).Gateway()
+	node := agent.New(agent.Config{
+		NodeName: u.settings.NodeName, NodeIP: nodeAddress(u.settings.NodeIP, gateway, u.inst.Bridge()),
+		DataDir: u.inst.Dir, PodCIDR: u.settings.NodeRange(), CgroupParent: u.inst.CgroupParent(),
+		Labels: map[string]string{"node-role.kubernetes.io/control-plane": ""},
+		View:   side, API: side, Events: srv.Events.As("kubelet", u.settings.NodeName), CRI: conn, Ports: hostPorts{pods},
+		TLS: keys.ServerTLS([]string{u.settings.NodeName}), Listener: nodeListener,
+		Version: version.Git(), Log: u.log,
+	})
+
+	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx))
+	partsCtx, stop := context.WithCancel(partsCtx)
+	defer stop()
+	parts.Go(func() error { return srv.Run(partsCtx, apiListener) })
+	parts.Go(func() error { return node.Run(partsCtx) })
+	if proc != nil {
+		parts.Go(func() error { return proc.Run(partsCtx, runtimePID) })
+	}
+	parts.Go(func() error {
+		defer stop() // the others end with this one: it is the one that is told to stop
+		return u.serve(ctx, partsCtx, srv, keys, node)
+	})
+	err = parts.Wait()
+	if withPods(ctx) && err == nil {
+		err = u.stopRuntime(runtimePID)
+	} else if ctx.Err() != nil && err == nil {
+		fmt.Fprintln(u.out, "sampan has stopped; its pods run on. `sampan up` takes them up again, `sampan down` stops them.")
+	}
+	return err
+}
+
+// serve waits for the node, tells the person, and returns when it is asked to stop, with the pods stopped if that was asked too.
+func (u *up) serve(asked, parts context.Context, srv *server.Server, keys *pki.PKI, node *agent.Agent) error {
+	either, cancel := context.WithCancel(asked)
+	defer cancel()
+	defer context.AfterFunc(parts, cancel)()
+	err := u.untilReady(either, srv, keys)
+	if err != nil && either.Err() == nil {
+		return err
+	}
+	if err == nil {
+		u.ready()
+		debug.FreeOSMemory() // what only the start needed
+	}
+	<-either.Done()
+	if parts.Err() != nil || !withPods(asked) {
+		return nil
+	}
+	drain, cancelDrain := context.WithTimeout(parts, drainTimeout)
+	defer cancelDrain()
+	if err := node.StopPods(drain); err != nil && parts.Err() == nil {
+		return fmt.Errorf("stop pods: %w", err)
+	}
+	return nil
+}
+
+func (u *up) startRuntime(ctx context.Context) (*runtimeproc.Process, int, error) {
+	program, err := bundle.Unpack(bundle.Runtime, u.inst.Bin())
+	if err != nil {
+		return nil, 0, err
+	}
+	proc := &runtimeproc.Process{
+		Program: program, Socket: u.inst.RuntimeSocket(), Log: u.inst.RuntimeLog(), Logger: u.log,
+		Args: []string{
+			"--root=" + u.inst.RuntimeDir(), "--state=" + u.inst.RunDir(), "--socket=" + u.inst.RuntimeSocket(),
+			"--cgroup-parent=" + u.inst.CgroupParent(), "--bridge=" + u.inst.Bridge(),
+		},
+	}
+	pid, err := proc.Start(ctx)
+	return proc, pid, err
+}
+
+// stopRuntime ends the runtime once no container runs.
+func (u *up) stopRuntime(pid int) error {
+	if pid == 0 {
+		return nil
+	}
+	if now, err := runtimeproc.PeerPID(u.inst.RuntimeSocket()); err == nil {
+		pid = now // it may have been started again meanwhile
+	}
+	return runtimeproc.Stop(context.Background(), pid)
+}
+
+func (u *up) openServer() (*server.Server, *pki.PKI, error) {
+	keys, err := pki.Open(u.inst.PKI())
+	if err != nil {
+		return nil, nil, err
+	}
+	host, _ := os.Hostname()
+	srv, err := server.Open(server.Config{
+		StoreDir: u.inst.Store(), PKI: keys, Names: []string{u.settings.NodeName, host},
+		Address: netip.AddrPortFrom(nodeAddress(u.settings.NodeIP, network(u.inst, u.settings).Gateway(), u.inst.Bridge()), u.settings.APIPort), Log: u.log,
+	})
+	return srv, keys, err
+}
+
+func (u *up) listen() (api, node net.Listener, err error) {
+	open := func(port uint16, what string) (net.Listener, error) {
+		l, err := net.Listen("tcp", netip.AddrPortFrom(u.settings.Bind, port).String())
+		if err != nil {
+			return nil, fmt.Errorf("listen for %s: %w", what, err)
+		}
+		return l, nil
+	}
+	if api, err = open(u.settings.APIPort, "the API"); err != nil {
+		return nil, nil, err
+	}
+	if node, err = open(u.settings.NodePort, "the node's server"); err != nil {
+		return nil, nil, errors.Join(err, api.Close())
+	}
+	return api, node, nil
+}
+
+// untilReady tells each step until the node is Ready, and writes the kubeconfigs on the way.
+func (u *up) untilReady(ctx context.Context, srv *server.Server, keys *pki.PKI) error {
+	select {
+	case <-srv.Cache.Ready():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	revision, objects := srv.Objects()
+	u.say("store", "revision %d, %d objects", revision, objects)
+	told, err := u.writeKubeconfigs(keys)
+	if err != nil {
+		return err
+	}
+	u.say("API", "%s", serverURL(u.settings))
+	kind, _ := srv.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Node"))
+	sel := cache.Selection{Fields: fields.OneTermEqualSelector("metadata.name", u.settings.NodeName)}
+	snap := srv.Cache.Snapshot()
+	watcher, err := srv.Cache.Watch(kind, sel, snap.Revision())
+	if err != nil {
+		return fmt.Errorf("wait for the node: %w", err)
+	}
+	defer watcher.Stop()
+	for obj := snap.Get(kind, "", u.settings.NodeName); ; {
+		if obj != nil {
+			node := cache.Typed[*corev1.Node](obj)
+			// What a node said before a crash is not what it says now: only a heartbeat since this start counts.
+			if c, err := condition(node.Status.Conditions, corev1.NodeReady); err == nil && c.Status == corev1.ConditionTrue && !c.LastHeartbeatTime.Time.Before(u.start.Truncate(time.Second)) {
+				break
+			}
+		}
+		select {
+		case ev, ok := <-watcher.Events():
+			if !ok {
+				return fmt.Errorf("wait for the node: %w", watcher.Err())
+			}
+			obj = ev.Object
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	u.say("node", "%s is Ready", u.settings.NodeName)
+	fmt.Fprint(u.out, told)
+	if u.report == nil {
+		fmt.Fprintln(u.out, "Stop with Ctrl-C, and the pods run on; or from elsewhere with `sampan down`, and they stop too.")
+	}
+	return nil
+}
+
+// writeKubeconfigs writes DIR/kubeconfig and merges the context into the person's own; it returns what to tell of it. What keeps the
+// second from being written keeps no cluster from starting.
+func (u *up) writeKubeconfigs(keys *pki.PKI) (string, error) {
+	cert, key, err := adminCert(keys, u.inst.PKI())
+	if err != nil {
+		return "", err
+	}
+	e := kubeconfig.Entry{Name: u.settings.Context, Server: serverURL(u.settings), CA: keys.CA(), Cert: cert, Key: key, DataDir: u.inst.Dir}
+	if err := kubeconfig.Write(u.inst.Kubeconfig(), e); err != nil {
+		return "", err
+	}
+	own := fmt.Sprintf("Kubeconfig: %s\n", u.inst.Kubeconfig())
+	path, owner := u.kubeconfig, kubeconfig.Owner{}
+	if path == "" {
+		path, owner = kubeconfig.UserFile(os.Getenv)
+	}
+	if !u.merge || path == "" {
+		return own, nil
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return "", err
+	}
+	done, err := kubeconfig.Merge(path, e, u.settings.Context+"-"+u.inst.ID, owner)
+	if err != nil {
+		return own + fmt.Sprintf("Not merged into your own: %v\n", err), nil
+	}
+	u.settings.Kubeconfig = path
+	if err := u.inst.Save(u.settings); err != nil {
+		return "", err
+	}
+	told := own + fmt.Sprintf("Context %s is in %s", done.Context, path)
+	if done.Current == done.Context {
+		return told + ", as the current one.\n", nil
+	}
+	return told + fmt.Sprintf("; the current one there is still %s.\n", done.Current), nil
+}
+
+// hostPorts shows the pod network to the agent.
+type hostPorts struct{ net *podnet.Network }
+
+// SetHostPorts implements agent.Ports.
+func (h hostPorts) SetHostPorts(ctx context.Context, pod string, ports []agent.HostPort) error {
+	list := make([]podnet.HostPort, len(ports))
+	for i, p := range ports {
+		proto := nft.TCP
+		if strings.EqualFold(string(p.Protocol), "UDP") {
+			proto = nft.UDP
+		}
+		list[i] = podnet.HostPort{Proto: proto, HostIP: p.HostIP, HostPort: p.HostPort, Pod: p.Pod, PodPort: p.PodPort}
+	}
+	return h.net.SetHostPorts(ctx, pod, list)
+}

@@ -1,0 +1,137 @@
+// Package server is the control plane: store, cache, registry, API and control loops in one process.
+//
+// It opens the store and the cluster's keys, and runs the rest on them; see server/loops for what the loops watch and write. Always: the store
+// outlives everything that writes to it, and the first part that fails stops all.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"sampan.dev/internal/admission"
+	"sampan.dev/internal/apiserver"
+	"sampan.dev/internal/auth"
+	"sampan.dev/internal/cache"
+	"sampan.dev/internal/events"
+	"sampan.dev/internal/loop"
+	"sampan.dev/internal/pki"
+	"sampan.dev/internal/registry"
+	"sampan.dev/internal/resource"
+	"sampan.dev/internal/resource/kinds"
+	"sampan.dev/internal/scheduler"
+	"sampan.dev/internal/server/loops"
+	"sampan.dev/internal/store/local"
+)
+
+// Config says where a server keeps its data and what it is known by.
+type Config struct {
+	StoreDir string
+	PKI      *pki.PKI
+	Names    []string       // that its certificate answers to, besides its addresses
+	Address  netip.AddrPort // where clients reach it
+	Log      *slog.Logger
+}
+
+// Server is a control plane. Its parts are there for those who run in the same process.
+type Server struct {
+	Table    *resource.Table
+	Cache    *cache.Cache
+	Registry *registry.Registry
+	Events   *events.Recorder
+
+	store *local.Store
+	api   *apiserver.Server
+	loops *loops.Loops
+}
+
+// Open opens the store and puts the parts together. Nothing is served before Run; whoever does not call Run calls Close.
+func Open(cfg Config) (*Server, error) {
+	if err := os.MkdirAll(cfg.StoreDir, 0o700); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	st, err := local.Open(cfg.StoreDir, local.Options{Log: cfg.Log})
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	s := &Server{Table: kinds.Table(), store: st}
+	s.Cache = cache.New(s.Table, st, cfg.Log)
+	s.Registry = registry.New(registry.Config{Table: s.Table, Store: st, Cache: s.Cache, Admission: admission.Steps(s.Table, s.Cache), Log: cfg.Log})
+	eventKind, _ := s.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Event"))
+	s.Events = events.New(events.Through(s.Registry, eventKind), "sampan", "", events.Options{Scheme: s.Table.Scheme(), Log: cfg.Log})
+	queues, schedule := loop.NewMetrics(), scheduler.NewMetrics()
+	s.loops = loops.New(loops.Config{
+		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(),
+		Queues: queues, Schedule: schedule, Log: cfg.Log,
+	})
+	names := append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, cfg.Names...)
+	s.api = apiserver.New(apiserver.Config{
+		Registry: s.Registry, Cache: s.Cache, Table: s.Table, Store: st,
+		TLS:   cfg.PKI.ServerTLS(names),
+		Nodes: nodes{s, cfg.PKI}, Address: cfg.Address,
+		Ready:   map[string]func() error{"store": s.storeWorks},
+		Metrics: []prometheus.Collector{queues, schedule},
+		Log:     cfg.Log,
+	})
+	return s, nil
+}
+
+// Close gives the store back, for a server that was never run.
+func (s *Server) Close() error { return s.store.Close() }
+
+// storeWorks fails when the store takes no writes any more.
+func (s *Server) storeWorks() error {
+	if err := s.store.Facts().Broken; err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// Run serves on l until ctx ends or a part fails, and returns after every part has stopped.
+func (s *Server) Run(ctx context.Context, l net.Listener) (err error) {
+	defer func() { err = errors.Join(err, s.store.Close()) }() // last: its users have returned
+	// The cache and the events outlive the API and the loops, which use them until their end.
+	below, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	base, below := errgroup.WithContext(below)
+	base.Go(func() error { return s.Cache.Run(below) })
+	base.Go(func() error { return s.Events.Run(auth.WithUser(below, auth.System("system:sampan"))) })
+	parts, ctx := errgroup.WithContext(ctx)
+	parts.Go(func() error {
+		select { // a part below that fails takes the others along
+		case <-below.Done():
+			return context.Cause(below)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	parts.Go(func() error {
+		select {
+		case <-s.Cache.Ready():
+			return s.api.Run(ctx, l)
+		case <-ctx.Done():
+			return l.Close()
+		}
+	})
+	parts.Go(func() error { return s.loops.Run(ctx) })
+	err = parts.Wait()
+	stop()
+	return errors.Join(err, base.Wait())
+}
+
+// Objects counts what is stored, for the line that a person reads at a start.
+func (s *Server) Objects() (revision int64, count int) {
+	snap := s.Cache.Snapshot()
+	for _, k := range s.Table.All() {
+		count += snap.Count(k)
+	}
+	return snap.Revision(), count
+}
