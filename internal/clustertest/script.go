@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -38,6 +40,7 @@ type playedKey struct{}
 //	                                adds a simulated node, or changes one
 //	until [-n NS] [-l LABELS] KIND[/NAME] 'CONDITION'     waits until the condition holds (see condition)
 //	always [-n NS] [-l LABELS] KIND[/NAME] 'CONDITION'    holds now, and in every state up to the script's end
+//	appears FILE PATTERN            waits until a file that is being written matches the regular expression
 func Params(dir string, kubectl func() (string, error)) testscript.Params {
 	return testscript.Params{
 		Dir: dir,
@@ -53,9 +56,10 @@ func Params(dir string, kubectl func() (string, error)) testscript.Params {
 			"apply": func(ts *testscript.TestScript, neg bool, args []string) {
 				cmdKubectl(ts, neg, append([]string{"apply", "-f"}, args...))
 			},
-			"node":   cmdNode,
-			"until":  cmdUntil,
-			"always": cmdAlways,
+			"node":    cmdNode,
+			"until":   cmdUntil,
+			"always":  cmdAlways,
+			"appears": cmdAppears,
 		},
 		RequireUniqueNames: true,
 	}
@@ -199,6 +203,24 @@ func cmdAlways(ts *testscript.TestScript, neg bool, args []string) {
 	t, cond := asked(ts, p, neg, args)
 	ts.Check(p.guards.add(p.ctx, p.Cluster, strings.Join(args[:len(args)-1], " "), t, cond))
 	ts.Defer(func() { ts.Check(p.guards.check()) })
+}
+
+// cmdAppears looks at a file again and again: another program writes it, and tells nobody.
+func cmdAppears(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: appears FILE PATTERN")
+	}
+	pattern, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	var content []byte
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		content, err = os.ReadFile(ts.MkAbs(args[0]))
+		if err == nil && pattern.Match(content) {
+			return
+		}
+		checked(ts)
+	}
+	ts.Fatalf("waited in vain for %s in %s:\n%s", args[1], args[0], content)
 }
 
 func asked(ts *testscript.TestScript, p *played, neg bool, args []string) (target, condition) {
