@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,10 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 
 	"sampan.dev/internal/agent"
+	"sampan.dev/internal/agent/inprocess"
 	"sampan.dev/internal/bundle"
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/kubeconfig"
-	"sampan.dev/internal/nft"
 	"sampan.dev/internal/pki"
 	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/runtimeproc"
@@ -72,13 +71,13 @@ func (u *up) run(ctx context.Context) (err error) {
 	}
 	defer conn.Close()
 
-	side := srv.NodeSide(u.settings.NodeName)
+	side := inprocess.New(srv.Table, srv.Cache, srv.Registry, u.settings.NodeName)
 	gateway := network(u.inst, u.settings).Gateway()
 	node := agent.New(agent.Config{
 		NodeName: u.settings.NodeName, NodeIP: nodeAddress(u.settings.NodeIP, gateway, u.inst.Bridge()),
 		DataDir: u.inst.Dir, PodCIDR: u.settings.NodeRange(), CgroupParent: u.inst.CgroupParent(),
 		Labels: map[string]string{"node-role.kubernetes.io/control-plane": ""},
-		View:   side, API: side, Events: srv.Events.As("kubelet", u.settings.NodeName), CRI: conn, Ports: hostPorts{pods},
+		View:   side, API: side, Events: srv.Events.As("kubelet", u.settings.NodeName), CRI: conn, Ports: pods,
 		TLS: keys.ServerTLS([]string{u.settings.NodeName}), Listener: nodeListener,
 		Version: version.Git(), Log: u.log,
 	})
@@ -269,20 +268,4 @@ func (u *up) writeKubeconfigs(keys *pki.PKI) (string, error) {
 		return told + ", as the current one.\n", nil
 	}
 	return told + fmt.Sprintf("; the current one there is still %s.\n", done.Current), nil
-}
-
-// hostPorts shows the pod network to the agent.
-type hostPorts struct{ net *podnet.Network }
-
-// SetHostPorts implements agent.Ports.
-func (h hostPorts) SetHostPorts(ctx context.Context, pod string, ports []agent.HostPort) error {
-	list := make([]podnet.HostPort, len(ports))
-	for i, p := range ports {
-		proto := nft.TCP
-		if strings.EqualFold(string(p.Protocol), "UDP") {
-			proto = nft.UDP
-		}
-		list[i] = podnet.HostPort{Proto: proto, HostIP: p.HostIP, HostPort: p.HostPort, Pod: p.Pod, PodPort: p.PodPort}
-	}
-	return h.net.SetHostPorts(ctx, pod, list)
 }

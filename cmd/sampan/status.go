@@ -17,7 +17,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"sampan.dev/internal/client"
 	"sampan.dev/internal/instance"
+	"sampan.dev/internal/resource/kinds"
 	"sampan.dev/internal/runtimeproc"
 )
 
@@ -229,5 +231,36 @@ func serverURL(s instance.Settings) string {
 
 // ask reads nodes and pods over the API.
 func (s *clusterStatus) ask(ctx context.Context, inst instance.Instance) error {
-	return errors.New("not implemented")
+	cfg, err := client.FromKubeconfig(inst.Kubeconfig(), "")
+	if err != nil {
+		return err
+	}
+	cfg.Table = kinds.Table()
+	c, err := client.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	nodes, _, err := client.List[*corev1.Node](ctx, c, client.Selection{})
+	if err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		state := nodeState{Name: n.Name, Message: "it has not said so yet"}
+		if ready, err := condition(n.Status.Conditions, corev1.NodeReady); err == nil {
+			state.Ready, state.Message = ready.Status == corev1.ConditionTrue, ready.Message
+		}
+		s.Nodes = append(s.Nodes, state)
+	}
+	pods, _, err := client.List[*corev1.Pod](ctx, c, client.Selection{})
+	if err != nil {
+		return err
+	}
+	s.Pods = &podCount{Total: len(pods)}
+	for _, p := range pods {
+		if podReady(p) {
+			s.Pods.Ready++
+		}
+	}
+	return nil
 }

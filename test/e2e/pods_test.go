@@ -23,9 +23,11 @@ func TestWhatAContainerSees(t *testing.T) {
 		name, command, more string
 		want                []string
 	}{
-		{"env", `echo $GREETING; pwd; echo $POD_NAME $POD_IP`, `, workingDir: /tmp, env: [{name: WHO, value: world}, {name: GREETING, value: "hello $(WHO) $$(WHO)"},
+		{
+			"env", `echo $GREETING; pwd; echo $POD_NAME $POD_IP`, `, workingDir: /tmp, env: [{name: WHO, value: world}, {name: GREETING, value: "hello $(WHO) $$(WHO)"},
 			{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]`,
-			[]string{"hello world $(WHO)\n", "/tmp\n", "env 10.244.0."}},
+			[]string{"hello world $(WHO)\n", "/tmp\n", "env 10.244.0."},
+		},
 		{"user", `id`, `, securityContext: {runAsUser: 1234, runAsGroup: 5678}`, []string{"uid=1234", "gid=5678"}},
 		{"caps", `grep CapEff /proc/self/status`, `, securityContext: {capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}`, []string{"0000000000000400"}},
 		{"seccomp", `grep Seccomp: /proc/self/status; unshare -U true && echo unshared`, ``, []string{"Seccomp:\t2"}},
