@@ -33,7 +33,7 @@ func TestDiscoveryClientFindsEveryKindInBothForms(t *testing.T) {
 				found[list.GroupVersion+" "+r.Name] = r
 			}
 		}
-		for _, k := range c.table.All() {
+		for _, k := range c.Table.All() {
 			r, ok := found[k.GroupVersionKind.GroupVersion().String()+" "+k.Plural]
 			if !ok {
 				t.Errorf("legacy %v: %s is missing", legacy, k.Plural)
