@@ -47,6 +47,7 @@ type Cache struct {
 
 	mu      sync.Mutex // guards the fields below, and orders publishing a snapshot before its events
 	rooms   []*room    // one a kind
+	past    []earlier
 	moved   chan struct{}
 	stopped bool
 }
@@ -119,8 +120,10 @@ func (c *Cache) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("fill cache: %w", err)
 	}
+	c.recall(ctx)
 	close(c.ready)
-	for ctx.Err() == nil {
+	for {
+		before := c.Snapshot().revision
 		err := c.follow(ctx)
 		if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
 			return nil
@@ -131,9 +134,17 @@ func (c *Cache) Run(ctx context.Context) error {
 				return fmt.Errorf("fill cache: %w", err)
 			}
 		}
+		if c.Snapshot().revision == before { // nothing was achieved: not at once again
+			select {
+			case <-time.After(retryAfter):
+			case <-ctx.Done():
+			}
+		}
 	}
-	return nil
 }
+
+// retryAfter is the pause after a watch of the store that gave nothing.
+const retryAfter = 100 * time.Millisecond
 
 func (c *Cache) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -148,7 +159,7 @@ func (c *Cache) follow(ctx context.Context) error {
 	return reason()
 }
 
-// list reads all that there is. What differs from the state so far becomes events at the revision of the list.
+// list reads all that there is. What differs from the state so far becomes events, of which no history is kept: what lies between is not known one by one.
 func (c *Cache) list(ctx context.Context) error {
 	records, revision, err := c.store.List(ctx, "")
 	if err != nil {
@@ -157,10 +168,16 @@ func (c *Cache) list(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var changes []change
-	seen := map[string]bool{}
+	seen := make(map[string]struct{}, len(records))
 	for _, rec := range records {
 		r := c.roomOf(rec.Key)
 		if r == nil {
+			continue
+		}
+		seen[rec.Key] = struct{}{}
+		ns, name, _ := split(r.kind, rec.Key)
+		old := r.trees.get(ns, name)
+		if old != nil && old.revision == rec.Revision {
 			continue
 		}
 		obj, err := c.newObject(r.kind, rec)
@@ -168,25 +185,21 @@ func (c *Cache) list(ctx context.Context) error {
 			c.log.Error("an object in the store cannot be read", "key", rec.Key, "error", err)
 			continue
 		}
-		seen[rec.Key] = true
-		old := r.trees.get(obj.namespace, obj.name)
-		if old != nil && old.revision == obj.revision {
-			continue
-		}
 		changes = append(changes, change{room: r, old: old, new: obj, revision: obj.revision})
 	}
+	slices.SortFunc(changes, func(a, b change) int { return cmp.Compare(a.revision, b.revision) })
 	for _, r := range c.rooms {
 		for old := range r.trees.all() {
-			if !seen[r.kind.Key(old.namespace, old.name)] {
+			if _, ok := seen[r.kind.Key(old.namespace, old.name)]; !ok {
 				changes = append(changes, change{room: r, old: old, revision: revision})
 			}
 		}
+		r.history.forget(revision)
 	}
-	slices.SortFunc(changes, func(a, b change) int { return cmp.Compare(a.revision, b.revision) })
-	c.apply(changes, revision, false)
-	for _, r := range c.rooms {
-		r.history.forget(revision) // what lies between is not known one by one
+	for _, ch := range changes {
+		ch.room.trees.apply(ch.old, ch.new)
 	}
+	c.apply(changes, revision)
 	return nil
 }
 
@@ -219,7 +232,7 @@ func (c *Cache) take(batch []store.Event) {
 		r.trees.apply(ch.old, ch.new)
 		changes = append(changes, ch)
 	}
-	c.apply(changes, batch[len(batch)-1].Revision, true)
+	c.apply(changes, batch[len(batch)-1].Revision)
 }
 
 // change is one object's step from old to new; one of them may be nil.
@@ -229,23 +242,24 @@ type change struct {
 	revision int64
 }
 
-// apply publishes the state at revision and then tells everyone. The caller holds the lock.
-func (c *Cache) apply(changes []change, revision int64, inTrees bool) {
-	if !inTrees {
-		for _, ch := range changes {
-			ch.room.trees.apply(ch.old, ch.new)
-		}
-	}
+// apply publishes the state at revision, which the trees already show, and then tells everyone. The caller holds the lock.
+func (c *Cache) apply(changes []change, revision int64) {
 	c.current.Store(c.publish(revision))
 	now := c.now()
 	for _, ch := range changes {
 		e := newEntry(ch, now)
-		ch.room.history.add(e, now)
+		if e.revision > ch.room.history.floor {
+			ch.room.history.add(e)
+		}
 		ch.room.watchers.send(e)
 		for _, f := range ch.room.handlers {
 			f(ch.old, ch.new)
 		}
 	}
+	for _, r := range c.rooms {
+		r.history.trim(now)
+	}
+	c.past = slices.DeleteFunc(c.past, func(p earlier) bool { return now.Sub(p.used) > keepFor })
 	close(c.moved)
 	c.moved = make(chan struct{})
 }

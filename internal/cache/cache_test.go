@@ -270,9 +270,12 @@ func TestOldRevisionsExpireAndFutureOnesAreNotThere(t *testing.T) {
 	w := newWorld(t)
 	first := w.put("n", "p", "", nil)
 	last := w.put("n", "p", "node1", nil)
+	if err := w.store.Compact(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
 	w.run()
 	if _, err := w.cache.Watch(w.pods, cache.Selection{}, first); !errors.Is(err, cache.ErrExpired) {
-		t.Errorf("a watch from before the start: %v", err)
+		t.Errorf("a watch from before what the store keeps: %v", err)
 	}
 	if _, err := w.cache.At(first); !errors.Is(err, cache.ErrExpired) {
 		t.Errorf("the state before the start: %v", err)

@@ -202,11 +202,12 @@ func withRevision(envelope []byte, revision int64) (all, body []byte, err error)
 	if err != nil {
 		return nil, nil, err
 	}
-	if a, _, b, err := cut(meta, resourceVersion); err == nil && (len(a)+len(b)) < len(meta) {
-		meta = slices.Concat(a, b)
+	early, late, err := around(meta)
+	if err != nil {
+		return nil, nil, err
 	}
-	version := strconv.AppendInt(nil, revision, 10)
-	metaSize := len(meta) + protowire.SizeTag(resourceVersion) + protowire.SizeBytes(len(version))
+	version := strconv.AppendInt(make([]byte, 0, 20), revision, 10)
+	metaSize := len(early) + len(late) + protowire.SizeTag(resourceVersion) + protowire.SizeBytes(len(version))
 	rawSize := len(front) + protowire.SizeTag(objectMeta) + protowire.SizeBytes(metaSize) + len(back)
 	size := len(magic) + len(before) + protowire.SizeTag(unknownRaw) + protowire.SizeBytes(rawSize) + len(after)
 	all = make([]byte, 0, size)
@@ -217,12 +218,30 @@ func withRevision(envelope []byte, revision int64) (all, body []byte, err error)
 	all = append(all, front...)
 	all = protowire.AppendTag(all, objectMeta, protowire.BytesType)
 	all = protowire.AppendVarint(all, uint64(metaSize))
-	all = append(all, meta...)
+	all = append(all, early...)
 	all = protowire.AppendTag(all, resourceVersion, protowire.BytesType)
 	all = protowire.AppendBytes(all, version)
-	all = append(all, back...)
+	all = append(append(all, late...), back...)
 	body = all[start:len(all):len(all)]
 	return append(all, after...), body, nil
+}
+
+// around splits ObjectMeta at the place of resourceVersion, leaving out the one that is there: fields are written in the order of their numbers, so
+// that what is made of the two parts is what encoding the object would give.
+func around(meta []byte) (early, late []byte, err error) {
+	for at := 0; at < len(meta); {
+		num, _, n := protowire.ConsumeField(meta[at:])
+		switch {
+		case n < 0:
+			return nil, nil, fmt.Errorf("its protobuf is broken: %w", protowire.ParseError(n))
+		case num == resourceVersion:
+			return meta[:at], meta[at+n:], nil
+		case num > resourceVersion:
+			return meta[:at], meta[at:], nil
+		}
+		at += n
+	}
+	return meta, nil, nil
 }
 
 // cut finds the first field of that number in a message: what is before it, its bytes, and what is after it. Without

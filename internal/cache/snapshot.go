@@ -2,6 +2,8 @@ package cache
 
 import (
 	"iter"
+	"maps"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/fields"
@@ -63,7 +65,7 @@ func (s *Snapshot) List(kind *resource.Kind, sel Selection) iter.Seq[*Object] {
 	return func(yield func(*Object) bool) {
 		for o := range seq {
 			if sel.Namespace != "" && o.namespace != sel.Namespace {
-				if o.namespace+"/" > sel.Namespace+"/" && !indexedBy(sel, t) {
+				if compareNamespaces(o.namespace, sel.Namespace) > 0 && !indexedBy(sel, t) {
 					return
 				}
 				continue
@@ -163,7 +165,7 @@ func newLabelSet(m map[string]string) labelSet {
 		return nil
 	}
 	set := make(labelSet, 0, 2*len(m))
-	for _, key := range sortedKeys(m) {
+	for _, key := range slices.Sorted(maps.Keys(m)) {
 		set = append(set, intern(key), intern(m[key]))
 	}
 	return set

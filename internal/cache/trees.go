@@ -47,7 +47,19 @@ func compare(a, b *Object) int {
 	if a.namespace == b.namespace {
 		return strings.Compare(a.name, b.name)
 	}
-	return cmp.Compare(a.namespace+"/", b.namespace+"/")
+	return compareNamespaces(a.namespace, b.namespace)
+}
+
+// compareNamespaces orders namespaces as if each ended with "/".
+func compareNamespaces(a, b string) int {
+	n := min(len(a), len(b))
+	switch c := strings.Compare(a[:n], b[:n]); {
+	case c != 0 || len(a) == len(b):
+		return c
+	case len(a) > n:
+		return cmp.Compare(a[n], '/')
+	}
+	return cmp.Compare('/', b[n])
 }
 
 func byFieldThenName(field string) func(a, b *Object) bool {

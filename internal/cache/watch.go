@@ -26,6 +26,7 @@ type Watcher struct {
 	cache  *Cache
 	room   *room
 	sel    Selection
+	after  int64   // nothing up to this revision is sent
 	places []place // where it stands in the room's watchers
 
 	events chan Event
@@ -77,7 +78,7 @@ func (c *Cache) Watch(kind *resource.Kind, sel Selection, after int64) (*Watcher
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", kind.Plural, err)
 	}
-	w := &Watcher{cache: c, room: r, sel: sel, events: make(chan Event, watcherBuffer), done: make(chan struct{})}
+	w := &Watcher{cache: c, room: r, sel: sel, after: after, events: make(chan Event, watcherBuffer), done: make(chan struct{})}
 	for _, e := range past {
 		if ev, ok := sel.event(e); ok {
 			w.waiting = append(w.waiting, ev)
@@ -115,7 +116,7 @@ func (all watchers) send(e *entry) {
 	if len(all) == 0 {
 		return
 	}
-	var places [8]place
+	var places [8]place // on the stack
 	list := append(places[:0], everywhere)
 	add := func(p place) {
 		for _, q := range list {
@@ -139,6 +140,9 @@ func (all watchers) send(e *entry) {
 	}
 	for _, p := range list {
 		for w := range all[p] {
+			if e.revision <= w.after {
+				continue
+			}
 			if ev, ok := w.sel.event(e); ok {
 				w.deliver(ev)
 			}
