@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -112,12 +111,4 @@ func programDir(inst instance.Instance) (string, error) {
 		return "", fmt.Errorf("find a place to unpack kubectl to: %w", err)
 	}
 	return filepath.Join(cache, "sampan"), nil
-}
-
-// kubectlPath is how a person calls kubectl here: by its own name where it is installed.
-func kubectlPath() string {
-	if _, err := exec.LookPath("kubectl"); err == nil {
-		return "kubectl"
-	}
-	return "sampan kubectl"
 }

@@ -48,6 +48,7 @@ type fakeRuntime struct {
 	starts     func(*fakeContainer) // what a container does once it has started
 	ignoreTERM bool
 	logs       string // DIR/logs/pods
+	streaming  string // URL of the streaming server
 }
 
 type fakeContainer struct {

@@ -70,6 +70,7 @@ func decideDelete(kind *resource.Kind, obj resource.Object, o *metav1.DeleteOpti
 // finalizers adds or takes away those two by which the garbage collector is told what to do with dependents.
 func finalizers(list []string, o *metav1.DeleteOptions) []string {
 	var want string
+	orphan := o.OrphanDependents //lint:ignore SA1019 clients still send it
 	switch {
 	case o.PropagationPolicy != nil:
 		switch *o.PropagationPolicy {
@@ -78,8 +79,8 @@ func finalizers(list []string, o *metav1.DeleteOptions) []string {
 		case metav1.DeletePropagationForeground:
 			want = metav1.FinalizerDeleteDependents
 		}
-	case o.OrphanDependents != nil: //nolint:staticcheck // clients still send it
-		if *o.OrphanDependents { //nolint:staticcheck // likewise
+	case orphan != nil:
+		if *orphan {
 			want = metav1.FinalizerOrphanDependents
 		}
 	default:

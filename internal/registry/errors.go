@@ -26,7 +26,7 @@ func translate(kind *resource.Kind, name string, err error) error {
 	var conflict *store.ConflictError
 	switch {
 	case errors.As(err, &conflict):
-		status := apierrors.NewConflict(kind.GroupResource(), name, modified)
+		status := apierrors.NewConflict(kind.GroupResource(), name, errModified)
 		if conflict.Expect == 0 {
 			status = apierrors.NewAlreadyExists(kind.GroupResource(), name)
 		}
@@ -59,7 +59,8 @@ func preconditions(kind *resource.Kind, obj resource.Object, p *metav1.Precondit
 		return failedUID(kind, obj.GetName(), *p.UID, obj.GetUID())
 	}
 	if p.ResourceVersion != nil && *p.ResourceVersion != obj.GetResourceVersion() {
-		return apierrors.NewConflict(kind.GroupResource(), obj.GetName(), fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *p.ResourceVersion, obj.GetResourceVersion())) //nolint:staticcheck // Kubernetes' words
+		//lint:ignore ST1005 Kubernetes' words
+		return apierrors.NewConflict(kind.GroupResource(), obj.GetName(), fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *p.ResourceVersion, obj.GetResourceVersion()))
 	}
 	return nil
 }

@@ -55,8 +55,8 @@ func New(c Config) *Registry {
 	return &Registry{table: c.Table, store: c.Store, cache: c.Cache, steps: c.Admission, now: c.Now, log: c.Log}
 }
 
-// modified is why an update that names an older resourceVersion is refused.
-var modified = errors.New("the object has been modified; please apply your changes to the latest version and try again")
+// errModified is why an update that names an older resourceVersion is refused.
+var errModified = errors.New("the object has been modified; please apply your changes to the latest version and try again")
 
 // maxTries bounds how often a change without condition is made again on a newer object; each try means that somebody else's succeeded.
 const maxTries = 50
@@ -164,7 +164,7 @@ func (r *Registry) Update(ctx context.Context, kind *resource.Kind, sub, namespa
 			return nil, err
 		}
 		if v := next.GetResourceVersion(); v != "" && v != old.GetResourceVersion() {
-			return nil, apierrors.NewConflict(kind.GroupResource(), name, modified)
+			return nil, apierrors.NewConflict(kind.GroupResource(), name, errModified)
 		}
 		if uid := next.GetUID(); uid != "" && uid != old.GetUID() {
 			return nil, failedUID(kind, name, uid, old.GetUID())
@@ -257,7 +257,7 @@ func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, n
 			return stored, err
 		}
 		if try == maxTries {
-			return nil, apierrors.NewConflict(kind.GroupResource(), name, modified)
+			return nil, apierrors.NewConflict(kind.GroupResource(), name, errModified)
 		}
 		if old, revision, err = r.newer(ctx, kind, namespace, name, conflict.current); err != nil {
 			return nil, err
@@ -338,5 +338,6 @@ func invalid(kind *resource.Kind, name string, errs field.ErrorList) error {
 }
 
 func failedUID(kind *resource.Kind, name string, want, is types.UID) error {
-	return apierrors.NewConflict(kind.GroupResource(), name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", want, is)) //nolint:staticcheck // Kubernetes' words
+	//lint:ignore ST1005 Kubernetes' words
+	return apierrors.NewConflict(kind.GroupResource(), name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", want, is))
 }
