@@ -73,8 +73,16 @@ func (s *Service) ImageStatus(_ context.Context, req *runtimeapi.ImageStatusRequ
 	return resp, nil
 }
 
-// PullImage pulls an image and answers with its ID.
+// FromRegistry, as an annotation of the image to pull, has it pulled even if it was loaded.
+const FromRegistry = "sampan.dev/from-registry"
+
+// PullImage pulls an image and answers with its ID. A name that was loaded by hand already means what it was loaded as, and no registry is
+// asked: its image has no digest of a registry. So `docker save | sampan image load` is all that a pod with pull policy Always, which is what the tag
+// latest has by default, needs on a machine without a registry. FromRegistry asks nevertheless.
 func (s *Service) PullImage(ctx context.Context, req *runtimeapi.PullImageRequest) (*runtimeapi.PullImageResponse, error) {
+	if m, ok := s.store.Resolve(req.GetImage().GetImage()); ok && len(m.RepoDigests) == 0 && req.GetImage().GetAnnotations()[FromRegistry] == "" {
+		return &runtimeapi.PullImageResponse{ImageRef: m.ID}, nil
+	}
 	a := req.GetAuth()
 	m, err := s.store.Pull(ctx, req.GetImage().GetImage(), Auth{
 		Username: a.GetUsername(), Password: a.GetPassword(), Auth: a.GetAuth(),
