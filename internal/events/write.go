@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -92,7 +93,11 @@ func (r *Recorder) handle(ctx context.Context, e *corev1.Event, m meeting) {
 		case err == nil || ctx.Err() != nil:
 			return
 		case refused(err) || try == tries:
-			r.log.Warn("event not written", "object", e.InvolvedObject.Namespace+"/"+e.InvolvedObject.Name, "reason", e.Reason, "message", e.Message, "error", err)
+			level := slog.LevelWarn
+			if apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+				level = slog.LevelDebug // its namespace is going, as is what it tells of
+			}
+			r.log.Log(ctx, level, "event not written", "object", e.InvolvedObject.Namespace+"/"+e.InvolvedObject.Name, "reason", e.Reason, "message", e.Message, "error", err)
 			return
 		}
 		select {
