@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -34,7 +35,7 @@ func (a *Agent) serve(ctx context.Context) error {
 	server := &http.Server{
 		Handler: a.handlerFor(), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 90 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return streams },
-		ErrorLog:    nil,
+		ErrorLog:    slog.NewLogLogger(a.log.Handler(), slog.LevelDebug), // failed handshakes, of port scanners and the like
 	}
 	ended := make(chan struct{})
 	var once sync.Once

@@ -30,7 +30,6 @@ type worker struct {
 	mu      sync.Mutex // guards the fields below
 	active  bool       // a goroutine is in run
 	dirty   bool       // something may have changed since it last looked
-	gone    bool       // forgotten: marks go to a new worker
 	timer   *time.Timer
 	work    Work
 	giveUp  context.CancelFunc // of making and starting, once the pod is to go

@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// fakeAPI is the API and the agent's view of it at once.
+type fakeAPI struct {
+	mu      sync.Mutex
+	rev     int
+	pods    map[string]*corev1.Pod
+	config  map[string]*corev1.ConfigMap
+	node    *corev1.Node
+	lease   *coordinationv1.Lease
+	onPod   func(old, new *corev1.Pod)
+	onConf  func(namespace, name string)
+	events  []string
+	writes  int
+	history map[string][]corev1.PodPhase
+	fail    error
+	ready   chan struct{}
+}
+
+func newFakeAPI() *fakeAPI {
+	f := &fakeAPI{pods: map[string]*corev1.Pod{}, config: map[string]*corev1.ConfigMap{}, history: map[string][]corev1.PodPhase{}, ready: make(chan struct{})}
+	close(f.ready)
+	return f
+}
+
+func (f *fakeAPI) Ready() <-chan struct{} { return f.ready }
+func (f *fakeAPI) Pods() []*corev1.Pod {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.pods))
+}
+
+func (f *fakeAPI) Pod(namespace, name string) *corev1.Pod {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pods[namespace+"/"+name]
+}
+
+func notFound(kind, name string) error {
+	return apierrors.NewNotFound(schema.GroupResource{Resource: kind}, name)
+}
+
+func (f *fakeAPI) ConfigMap(_ context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if cm := f.config[namespace+"/"+name]; cm != nil {
+		return cm, nil
+	}
+	return nil, notFound("configmaps", name)
+}
+
+func (f *fakeAPI) Secret(_ context.Context, _, name string) (*corev1.Secret, error) {
+	return nil, notFound("secrets", name)
+}
+func (f *fakeAPI) OnPod(fn func(old, new *corev1.Pod))      { f.onPod = fn }
+func (f *fakeAPI) OnConfig(fn func(namespace, name string)) { f.onConf = fn }
+func (f *fakeAPI) Record(obj runtime.Object, kind, reason, message string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.events = append(f.events, kind+" "+reason+" "+message)
+}
+
+// put stores a pod and tells the agent.
+func (f *fakeAPI) put(pod *corev1.Pod) {
+	f.mu.Lock()
+	name := pod.Namespace + "/" + pod.Name
+	old := f.pods[name]
+	f.rev++
+	pod.ResourceVersion = fmt.Sprint(f.rev)
+	f.pods[name] = pod
+	if h := f.history[name]; len(h) == 0 || h[len(h)-1] != pod.Status.Phase {
+		f.history[name] = append(h, pod.Status.Phase)
+	}
+	f.mu.Unlock()
+	if f.onPod != nil {
+		f.onPod(old, pod)
+	}
+}
+
+func (f *fakeAPI) remove(namespace, name string) {
+	f.mu.Lock()
+	old := f.pods[namespace+"/"+name]
+	delete(f.pods, namespace+"/"+name)
+	f.mu.Unlock()
+	if old != nil {
+		f.onPod(old, nil)
+	}
+}
+
+// delete asks for a graceful deletion, as the API does.
+func (f *fakeAPI) deletePod(namespace, name string, grace int64) {
+	pod := f.Pod(namespace, name).DeepCopy()
+	at := metav1.NewTime(time.Now().Add(time.Duration(grace) * time.Second))
+	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &at, &grace
+	f.put(pod)
+}
+
+func (f *fakeAPI) Node(context.Context, string) (*corev1.Node, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.node == nil {
+		return nil, notFound("nodes", "n")
+	}
+	return f.node, nil
+}
+
+func (f *fakeAPI) CreateNode(_ context.Context, n *corev1.Node) (*corev1.Node, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return nil, f.fail
+	}
+	if f.node != nil {
+		return nil, apierrors.NewAlreadyExists(schema.GroupResource{Resource: "nodes"}, n.Name)
+	}
+	f.node = n.DeepCopy()
+	f.node.UID = "node-uid"
+	return f.node, nil
+}
+
+func (f *fakeAPI) UpdateNode(_ context.Context, _ string, change func(*corev1.Node)) (*corev1.Node, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.writes++
+	f.node = f.node.DeepCopy()
+	change(f.node)
+	return f.node, nil
+}
+
+func (f *fakeAPI) UpdateNodeStatus(ctx context.Context, name string, change func(*corev1.Node)) (*corev1.Node, error) {
+	return f.UpdateNode(ctx, name, change)
+}
+
+func (f *fakeAPI) RenewLease(_ context.Context, name string, change func(*coordinationv1.Lease)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lease == nil {
+		f.lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	}
+	f.lease = f.lease.DeepCopy()
+	change(f.lease)
+	return nil
+}
+
+func (f *fakeAPI) UpdatePodStatus(_ context.Context, namespace, name string, uid types.UID, change func(*corev1.Pod)) (*corev1.Pod, error) {
+	f.mu.Lock()
+	pod, fail := f.pods[namespace+"/"+name], f.fail
+	f.writes++
+	f.mu.Unlock()
+	switch {
+	case fail != nil:
+		return nil, fail
+	case pod == nil:
+		return nil, notFound("pods", name)
+	case pod.UID != uid:
+		return nil, apierrors.NewConflict(schema.GroupResource{Resource: "pods"}, name, errors.New("uid"))
+	}
+	pod = pod.DeepCopy()
+	change(pod)
+	f.put(pod)
+	return pod, nil
+}
+
+func (f *fakeAPI) DeletePod(_ context.Context, namespace, name string, uid types.UID) error {
+	if pod := f.Pod(namespace, name); pod != nil && pod.UID == uid {
+		f.remove(namespace, name)
+	}
+	return nil
+}
+
+func (f *fakeAPI) said(what string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, e := range f.events {
+		if strings.Contains(e, what) {
+			n++
+		}
+	}
+	return n
+}
+
+// pod makes a pod of one container, and lets the caller change it.
+func newPod(change ...func(*corev1.Pod)) *corev1.Pod {
+	grace := int64(30)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "uid", Generation: 1, ResourceVersion: "1"},
+		Spec: corev1.PodSpec{
+			NodeName: "n", RestartPolicy: corev1.RestartPolicyAlways, TerminationGracePeriodSeconds: &grace, DNSPolicy: corev1.DNSClusterFirst,
+			Containers: []corev1.Container{{Name: "c", Image: "img:1", ImagePullPolicy: corev1.PullIfNotPresent}},
+		},
+		Status: corev1.PodStatus{Phase: corev1.PodPending, QOSClass: corev1.PodQOSBestEffort},
+	}
+	for _, c := range change {
+		c(pod)
+	}
+	return pod
+}
+
+// newAgent makes an agent between both fakes, with a directory and cgroup root of its own.
+func newAgent(t *testing.T, api *fakeAPI, rt *fakeRuntime, dir string) *Agent {
+	t.Helper()
+	rt.logs = filepath.Join(dir, "logs", "pods")
+	a := New(Config{
+		NodeName: "n", NodeIP: netip.MustParseAddr("192.0.2.1"), DataDir: dir, PodCIDR: netip.MustParsePrefix("10.244.0.0/24"),
+		View: api, API: api, Events: api, CRI: rt,
+	})
+	return a
+}
