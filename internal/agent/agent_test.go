@@ -117,8 +117,8 @@ func TestPodRunsAndGoes(t *testing.T) {
 		if ip := h.pod().Status.PodIP; ip != "10.244.0.5" {
 			h.Errorf("pod IP %q", ip)
 		}
-		if h.api.writes > 2 { // the node's status and the pod's
-			h.Errorf("%d writes until the pod was ready", h.api.writes)
+		if h.writes() > 2 { // the node's status and the pod's
+			h.Errorf("%d writes until the pod was ready", h.writes())
 		}
 		h.event(1, `Normal Pulled Container image "img:1" already present on machine and can be accessed by the pod`)
 		h.event(1, "Normal Created Container created")
@@ -152,12 +152,12 @@ func TestIdlePodCostsNothing(t *testing.T) {
 		if w.active || w.timer != nil {
 			h.Errorf("an idle pod has a goroutine (%v) or a timer (%v)", w.active, w.timer)
 		}
-		calls, writes := len(h.rt.calls), h.api.writes
+		calls, writes := len(h.calls()), h.writes()
 		h.after(4 * time.Minute)
-		if n := len(h.rt.calls) - calls; n != 0 {
-			h.Errorf("%d calls to the runtime while nothing happened: %v", n, h.rt.calls[calls:])
+		if n := len(h.calls()) - calls; n != 0 {
+			h.Errorf("%d calls to the runtime while nothing happened: %v", n, h.calls()[calls:])
 		}
-		if n := h.api.writes - writes; n != 0 {
+		if n := h.writes() - writes; n != 0 {
 			h.Errorf("%d writes while nothing happened", n)
 		}
 	})
@@ -313,9 +313,9 @@ func TestWhatCannotStart(t *testing.T) {
 				h.waits("c", c.reason, c.message)
 				h.phase(corev1.PodPending)
 				h.event(1, c.event)
-				before := len(h.rt.calls)
+				before := len(h.calls())
 				h.after(time.Second)
-				if n := len(h.rt.calls) - before; n > 12 {
+				if n := len(h.calls()) - before; n > 12 {
 					h.Errorf("%d calls within a second: it is tried too often", n)
 				}
 				h.rt.mu.Lock()

@@ -229,3 +229,29 @@ func newAgent(t *testing.T, api *fakeAPI, rt *fakeRuntime, dir string) *Agent {
 	})
 	return a
 }
+
+// What a test reads while the agent runs.
+
+func (h *house) node() *corev1.Node {
+	h.api.mu.Lock()
+	defer h.api.mu.Unlock()
+	return h.api.node
+}
+
+func (h *house) lease() *coordinationv1.Lease {
+	h.api.mu.Lock()
+	defer h.api.mu.Unlock()
+	return h.api.lease
+}
+
+func (h *house) writes() int {
+	h.api.mu.Lock()
+	defer h.api.mu.Unlock()
+	return h.api.writes
+}
+
+func (h *house) calls() []string {
+	h.rt.mu.Lock()
+	defer h.rt.mu.Unlock()
+	return slices.Clone(h.rt.calls)
+}

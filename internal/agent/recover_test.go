@@ -191,7 +191,7 @@ func TestRuntimeThatComesAndGoes(t *testing.T) {
 		h.rt.breakStreams()
 		h.after(5 * time.Second)
 		ready := func() corev1.ConditionStatus {
-			c := h.api.node.Status.Conditions
+			c := h.node().Status.Conditions
 			return c[len(c)-1].Status
 		}
 		if ready() != corev1.ConditionTrue {
@@ -263,7 +263,7 @@ func TestOrphansAreStoppedOnceTheViewIsWhole(t *testing.T) {
 
 func TestNodeIsKept(t *testing.T) {
 	live(t, func(h *house) {
-		n := h.api.node
+		n := h.node()
 		if n.Labels["kubernetes.io/hostname"] != "n" || n.Labels["beta.kubernetes.io/os"] != "linux" || n.Spec.PodCIDR != "10.244.0.0/24" {
 			h.Errorf("node %+v", n)
 		}
@@ -278,21 +278,21 @@ func TestNodeIsKept(t *testing.T) {
 			"PIDPressure=False KubeletHasSufficientPID, Ready=True KubeletReady" {
 			h.Errorf("conditions %s", got)
 		}
-		renewed := h.api.lease.Spec.RenewTime.Time
-		if *h.api.lease.Spec.LeaseDurationSeconds != 40 || *h.api.lease.Spec.HolderIdentity != "n" {
-			h.Errorf("lease %+v", h.api.lease.Spec)
+		renewed := h.lease().Spec.RenewTime.Time
+		if *h.lease().Spec.LeaseDurationSeconds != 40 || *h.lease().Spec.HolderIdentity != "n" {
+			h.Errorf("lease %+v", h.lease().Spec)
 		}
-		writes := h.api.writes
+		writes := h.writes()
 		h.after(time.Minute)
-		if got := h.api.lease.Spec.RenewTime.Sub(renewed); got < 50*time.Second {
+		if got := h.lease().Spec.RenewTime.Sub(renewed); got < 50*time.Second {
 			h.Errorf("the lease was renewed %v after the first time", got)
 		}
-		if h.api.writes != writes {
-			h.Errorf("%d writes of an unchanged node", h.api.writes-writes)
+		if h.writes() != writes {
+			h.Errorf("%d writes of an unchanged node", h.writes()-writes)
 		}
 		h.after(5 * time.Minute)
-		if h.api.writes != writes+1 {
-			h.Errorf("%d heartbeats in six minutes", h.api.writes-writes)
+		if h.writes() != writes+1 {
+			h.Errorf("%d heartbeats in six minutes", h.writes()-writes)
 		}
 	})
 }
