@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -79,6 +80,7 @@ type Server struct {
 
 	stopping chan struct{} // closed when Run ends: watches and streams end
 	stop     sync.Once
+	active   atomic.Int64 // requests under way
 }
 
 // New makes a server that does not listen yet.
@@ -114,6 +116,7 @@ const (
 	maxHeader     = 1 << 20
 	maxStreams    = 1000            // requests at once on one HTTP/2 connection: an agent's watches all share one
 	grace         = 5 * time.Second // for requests under way when the server stops
+	settle        = 100 * time.Millisecond
 )
 
 // Run serves on l until ctx ends. It closes l, ends all watches, lets other requests finish, and returns when nothing runs any more.
@@ -150,17 +153,39 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.stop.Do(func() { close(s.stopping) })
-	ending, done := context.WithTimeout(base, grace)
-	defer done()
-	err := server.Shutdown(ending)
-	if errors.Is(err, context.DeadlineExceeded) {
-		cancel() // commands under way (exec, attach) do not end by themselves
-		err = server.Close()
-	}
+	err := s.drain(base, server)
+	cancel() // commands under way (exec, attach) do not end by themselves
 	<-failed
 	s.nodes.close()
 	if err != nil {
 		return fmt.Errorf("stop serving the API: %w", err)
 	}
 	return nil
+}
+
+// drain lets the requests under way finish, and then ends all connections: HTTP/2 by itself would keep idle ones for a second more.
+func (s *Server) drain(ctx context.Context, server *http.Server) error {
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- server.Shutdown(ctx) }()
+	poll := time.NewTicker(settle / 5)
+	defer poll.Stop()
+	for quiet := 0; quiet < 5; { // in a row, so that answers are on their way
+		select {
+		case err := <-done:
+			if errors.Is(err, context.DeadlineExceeded) {
+				err = server.Close()
+			}
+			return err
+		case <-poll.C:
+			if quiet++; s.active.Load() > 0 {
+				quiet = 0
+			}
+		}
+	}
+	err := server.Close()
+	cancel()
+	<-done
+	return err
 }

@@ -27,6 +27,8 @@ func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
 // serve takes one request from arrival to answer.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.active.Add(1)
+	defer s.active.Add(-1)
 	t := parsePath(r)
 	rec := &recorder{ResponseWriter: w}
 	done := s.metrics.begin(&t, rec)

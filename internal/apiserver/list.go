@@ -73,6 +73,7 @@ func (s *Server) page(r *http.Request, c *call, l *listQuery) (*page, error) {
 		p.items = append(p.items, obj)
 	}
 	if more > 0 {
+		s.cache.Keep(snap) // the next page is of the same state
 		last := p.items[len(p.items)-1]
 		p.meta.Continue = continueToken{
 			Version: continueVersion, Revision: snap.Revision(),

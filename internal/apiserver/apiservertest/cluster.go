@@ -24,6 +24,7 @@ import (
 	"sampan.dev/internal/registry"
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/kinds"
+	"sampan.dev/internal/store"
 	"sampan.dev/internal/store/local"
 )
 
@@ -50,6 +51,14 @@ func Start(t testing.TB, change ...func(*apiserver.Config)) *Cluster {
 		t.Fatal(err)
 	}
 	if c.Store, err = local.Open(t.TempDir(), local.Options{Log: log}); err != nil {
+		t.Fatal(err)
+	}
+	// Something that was there before and is forgotten, so that there are revisions that nobody can watch from.
+	before, err := c.Store.Apply(context.Background(), store.Write{Key: "/registry/before", Value: []byte("x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Store.Compact(context.Background(), before.Revision); err != nil {
 		t.Fatal(err)
 	}
 	c.Cache = cache.New(c.Table, c.Store, log)
