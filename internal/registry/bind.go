@@ -3,6 +3,8 @@ package registry
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,7 +34,7 @@ func (r *Registry) Bind(ctx context.Context, b *corev1.Binding, o ...metav1.Crea
 	if err != nil {
 		return err
 	}
-	_, err = r.modify(ctx, kind, b.Namespace, b.Name, dry, func(old resource.Object) (resource.Object, error) {
+	_, err = r.modify(ctx, kind, b.Namespace, b.Name, dry, func(old resource.Object) (resource.Object, bool, error) {
 		pod := old.DeepCopyObject().(*corev1.Pod)
 		refuse := func(format string, args ...any) error {
 			return apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, pod.Name, fmt.Errorf(format, args...))
@@ -45,37 +47,39 @@ func (r *Registry) Bind(ctx context.Context, b *corev1.Binding, o ...metav1.Crea
 			want.ResourceVersion = &b.ResourceVersion
 		}
 		if err := preconditions(kind, pod, &want); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		switch {
 		case pod.DeletionTimestamp != nil:
-			return nil, refuse("pod %s is being deleted, cannot be assigned to a host", pod.Name)
+			return nil, false, refuse("pod %s is being deleted, cannot be assigned to a host", pod.Name)
 		case pod.Spec.NodeName != "":
-			return nil, refuse("pod %v is already assigned to node %q", pod.Name, pod.Spec.NodeName)
+			return nil, false, refuse("pod %v is already assigned to node %q", pod.Name, pod.Spec.NodeName)
 		case len(pod.Spec.SchedulingGates) > 0:
-			return nil, refuse("pod %v has non-empty .spec.schedulingGates", pod.Name)
+			return nil, false, refuse("pod %v has non-empty .spec.schedulingGates", pod.Name)
 		}
 		pod.Spec.NodeName = b.Target.Name
 		for key, value := range b.Annotations {
 			metav1.SetMetaDataAnnotation(&pod.ObjectMeta, key, value)
 		}
-		scheduled(&pod.Status, metav1.NewTime(r.now().Truncate(1e9)))
-		return pod, nil
+		scheduled(pod, metav1.NewTime(r.now().Truncate(time.Second)))
+		return pod, false, nil
 	})
 	return err
 }
 
 // scheduled sets the condition PodScheduled.
-func scheduled(s *corev1.PodStatus, now metav1.Time) {
-	for i := range s.Conditions {
-		c := &s.Conditions[i]
-		if c.Type == corev1.PodScheduled {
-			if c.Status != corev1.ConditionTrue {
-				c.LastTransitionTime = now
-			}
-			c.Status, c.Reason, c.Message = corev1.ConditionTrue, "", ""
-			return
-		}
+func scheduled(pod *corev1.Pod, now metav1.Time) {
+	want := corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation, LastTransitionTime: now,
 	}
-	s.Conditions = append(s.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: now})
+	s := &pod.Status
+	i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == want.Type })
+	if i < 0 {
+		s.Conditions = append(s.Conditions, want)
+		return
+	}
+	if s.Conditions[i].Status == want.Status {
+		want.LastTransitionTime = s.Conditions[i].LastTransitionTime
+	}
+	s.Conditions[i] = want
 }

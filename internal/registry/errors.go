@@ -6,13 +6,12 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/store"
 )
 
-// conflictError is a write that lost against another one. It never leaves the package as such: to callers it is a Conflict or AlreadyExists.
+// conflictError is a write that lost against another one. It never leaves the package: what it means to the caller is Conflict or AlreadyExists.
 type conflictError struct {
 	*apierrors.StatusError
 	current store.Record
@@ -26,11 +25,7 @@ func translate(kind *resource.Kind, name string, err error) error {
 	var conflict *store.ConflictError
 	switch {
 	case errors.As(err, &conflict):
-		status := apierrors.NewConflict(kind.GroupResource(), name, errModified)
-		if conflict.Expect == 0 {
-			status = apierrors.NewAlreadyExists(kind.GroupResource(), name)
-		}
-		return &conflictError{status, conflict.Current}
+		return &conflictError{apierrors.NewConflict(kind.GroupResource(), name, errModified), conflict.Current}
 	case errors.Is(err, store.ErrNotFound):
 		return apierrors.NewNotFound(kind.GroupResource(), name)
 	case errors.Is(err, store.ErrTooLarge):
@@ -41,26 +36,4 @@ func translate(kind *resource.Kind, name string, err error) error {
 		return apierrors.NewServiceUnavailable(err.Error())
 	}
 	return apierrors.NewInternalError(err)
-}
-
-// generateExists is the answer when no free name was found, in upstream's words.
-func generateExists(kind *resource.Kind, name string) error {
-	err := apierrors.NewAlreadyExists(kind.GroupResource(), name)
-	err.ErrStatus.Message += ", the server was not able to generate a unique name for the object"
-	err.ErrStatus.Details.RetryAfterSeconds = 0
-	return err
-}
-
-func preconditions(kind *resource.Kind, obj resource.Object, p *metav1.Preconditions) error {
-	if p == nil {
-		return nil
-	}
-	if p.UID != nil && *p.UID != obj.GetUID() {
-		return failedUID(kind, obj.GetName(), *p.UID, obj.GetUID())
-	}
-	if p.ResourceVersion != nil && *p.ResourceVersion != obj.GetResourceVersion() {
-		//lint:ignore ST1005 Kubernetes' words
-		return apierrors.NewConflict(kind.GroupResource(), obj.GetName(), fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *p.ResourceVersion, obj.GetResourceVersion()))
-	}
-	return nil
 }

@@ -81,7 +81,7 @@ func (r *Registry) Create(ctx context.Context, kind *resource.Kind, obj resource
 		return nil, err
 	}
 	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
-	for try := 0; ; try++ {
+	for try := 1; ; try++ {
 		candidate := obj
 		if generated {
 			candidate = obj.DeepCopyObject().(resource.Object)
@@ -92,7 +92,7 @@ func (r *Registry) Create(ctx context.Context, kind *resource.Kind, obj resource
 			return created, err
 		}
 		if try == maxNames {
-			return nil, generateExists(kind, candidate.GetName())
+			return nil, apierrors.NewGenerateNameConflict(kind.GroupResource(), candidate.GetName(), 1)
 		}
 	}
 }
@@ -129,12 +129,32 @@ func (r *Registry) create(ctx context.Context, kind *resource.Kind, obj resource
 	}
 	key := kind.Key(obj.GetNamespace(), obj.GetName())
 	if dryRun(o.DryRun) {
-		if r.cache.Snapshot().Get(kind, obj.GetNamespace(), obj.GetName()) != nil {
-			return nil, apierrors.NewAlreadyExists(kind.GroupResource(), obj.GetName())
+		if there := r.cache.Snapshot().Get(kind, obj.GetNamespace(), obj.GetName()); there != nil {
+			return nil, exists(kind, there.Decoded())
 		}
 		return obj, nil
 	}
-	return r.commit(ctx, kind, key, obj, 0)
+	created, err := r.commit(ctx, kind, key, obj, 0)
+	var conflict *conflictError
+	if !errors.As(err, &conflict) {
+		return created, err
+	}
+	there := obj
+	if conflict.current.Value != nil {
+		if there, err = r.table.Decode(conflict.current.Value); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
+	return nil, exists(kind, there)
+}
+
+// exists says that a name is taken.
+func exists(kind *resource.Kind, there resource.Object) error {
+	err := apierrors.NewAlreadyExists(kind.GroupResource(), there.GetName())
+	if there.GetDeletionTimestamp() != nil {
+		err.ErrStatus.Message = "object is being deleted: " + err.ErrStatus.Message
+	}
+	return err
 }
 
 // commit writes an object if its key is at the revision expected, and returns it as it is stored.
@@ -158,19 +178,22 @@ type Change func(current resource.Object) (resource.Object, error)
 // Update changes an object as a client does: sub is "" for the object itself, else the subresource ("status", "finalize"). A change whose result carries a
 // resourceVersion is made on exactly that version; one without is made on whatever is current. Created is reserved for kinds that an update may create.
 func (r *Registry) Update(ctx context.Context, kind *resource.Kind, sub, namespace, name string, change Change, o metav1.UpdateOptions) (obj resource.Object, created bool, err error) {
-	obj, err = r.modify(ctx, kind, namespace, name, dryRun(o.DryRun), func(old resource.Object) (resource.Object, error) {
+	obj, err = r.modify(ctx, kind, namespace, name, dryRun(o.DryRun), func(old resource.Object) (resource.Object, bool, error) {
 		next, err := change(old.DeepCopyObject().(resource.Object))
 		if err != nil {
-			return nil, err
-		}
-		if v := next.GetResourceVersion(); v != "" && v != old.GetResourceVersion() {
-			return nil, apierrors.NewConflict(kind.GroupResource(), name, errModified)
+			return nil, false, err
 		}
 		if uid := next.GetUID(); uid != "" && uid != old.GetUID() {
-			return nil, failedUID(kind, name, uid, old.GetUID())
+			return nil, false, failedUID(kind, old, uid)
+		}
+		if v := next.GetResourceVersion(); v != "" && v != old.GetResourceVersion() {
+			return nil, false, apierrors.NewConflict(kind.GroupResource(), name, errModified)
 		}
 		carry(kind, next, old)
-		return next, r.check(ctx, kind, sub, next, old, o)
+		if err := r.check(ctx, kind, sub, next, old, o); err != nil {
+			return nil, false, err
+		}
+		return next, done(kind, next), nil
 	})
 	return obj, false, err
 }
@@ -180,8 +203,12 @@ func carry(kind *resource.Kind, next, old resource.Object) {
 	next.GetObjectKind().SetGroupVersionKind(kind.GroupVersionKind)
 	next.SetUID(old.GetUID())
 	next.SetCreationTimestamp(old.GetCreationTimestamp())
-	next.SetDeletionTimestamp(old.GetDeletionTimestamp())
-	next.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
+	if begun := old.GetDeletionTimestamp(); begun != nil { // and one that has not begun is begun by no update: validation refuses that
+		next.SetDeletionTimestamp(begun)
+	}
+	if left := old.GetDeletionGracePeriodSeconds(); left != nil {
+		next.SetDeletionGracePeriodSeconds(left)
+	}
 	next.SetGeneration(old.GetGeneration())
 	next.SetSelfLink("")
 	next.SetManagedFields(nil)
@@ -230,9 +257,11 @@ func (r *Registry) check(ctx context.Context, kind *resource.Kind, sub string, n
 	return invalid(kind, old.GetName(), errs)
 }
 
+// decision makes an object's next state from the one that is, which is shared and must not be changed, and says whether it ends with that.
+type decision func(old resource.Object) (next resource.Object, end bool, err error)
+
 // modify puts decide's result in an object's place. On a conflict it asks again with the newer object: decide refuses itself what is bound to a version.
-// A result that changes nothing is not written, and one that lets a deleted object go deletes it.
-func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, name string, dry bool, decide Change) (resource.Object, error) {
+func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, name string, dry bool, decide decision) (resource.Object, error) {
 	snap, err := r.fresh(ctx)
 	if err != nil {
 		return nil, err
@@ -244,14 +273,14 @@ func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, n
 	old, revision := cached.Decoded(), cached.Revision()
 	key := kind.Key(namespace, name)
 	for try := 0; ; try++ {
-		next, err := decide(old)
+		next, end, err := decide(old)
 		if err != nil {
 			return nil, err
 		}
 		if dry {
 			return next, nil
 		}
-		stored, err := r.put(ctx, kind, key, old, next, revision)
+		stored, err := r.put(ctx, kind, key, old, next, end, revision)
 		var conflict *conflictError
 		if !errors.As(err, &conflict) {
 			return stored, err
@@ -265,9 +294,9 @@ func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, n
 	}
 }
 
-// put writes, deletes or leaves alone, as the next state asks for.
-func (r *Registry) put(ctx context.Context, kind *resource.Kind, key string, old, next resource.Object, revision int64) (resource.Object, error) {
-	if done(kind, next) {
+// put deletes an object that ends, writes one that changes, and leaves one alone that does not.
+func (r *Registry) put(ctx context.Context, kind *resource.Kind, key string, old, next resource.Object, end bool, revision int64) (resource.Object, error) {
+	if end {
 		return r.remove(ctx, kind, key, next, revision)
 	}
 	same, err := r.same(old, next)
@@ -337,7 +366,9 @@ func invalid(kind *resource.Kind, name string, errs field.ErrorList) error {
 	return apierrors.NewInvalid(kind.GroupVersionKind.GroupKind(), name, errs)
 }
 
-func failedUID(kind *resource.Kind, name string, want, is types.UID) error {
-	//lint:ignore ST1005 Kubernetes' words
-	return apierrors.NewConflict(kind.GroupResource(), name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", want, is))
+// failedUID refuses an update of another object than the one that was meant, as upstream's storage does.
+func failedUID(kind *resource.Kind, old resource.Object, want types.UID) error {
+	return apierrors.NewConflict(kind.GroupResource(), old.GetName(), fmt.Errorf(
+		"StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
+		kind.Key(old.GetNamespace(), old.GetName()), want, old.GetUID()))
 }

@@ -155,7 +155,7 @@ func TestRefusals(t *testing.T) {
 		{"an update of an older version", update("there", func(c *corev1.ConfigMap) { c.ResourceVersion = "1" }), `Operation cannot be fulfilled on configmaps "there": the object has been modified; please apply your changes to the latest version and try again`},
 		{"an update of another's uid", update("there", func(c *corev1.ConfigMap) { c.UID = "other" }), `Precondition failed: UID in precondition: other`},
 		{"a delete of nothing", remove("ConfigMap", "gone", metav1.DeleteOptions{}), `configmaps "gone" not found`},
-		{"a delete of another's uid", remove("ConfigMap", "there", metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}), `Precondition failed: UID in precondition: another`},
+		{"a delete of another's uid", remove("ConfigMap", "there", metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}}), `Operation cannot be fulfilled on ConfigMap "there": the UID in the precondition (another) does not match the UID in record (`},
 		{"a delete of the default namespace", remove("Namespace", "default", metav1.DeleteOptions{}), `namespaces "default" is forbidden: this namespace may not be deleted`},
 	}
 	for _, tc := range cases {
