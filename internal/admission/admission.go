@@ -41,7 +41,10 @@ type Step interface {
 }
 
 // state is what steps ask of the cache.
-type state interface{ Snapshot() *cache.Snapshot }
+type state interface {
+	Snapshot() *cache.Snapshot
+	Watch(kind *resource.Kind, sel cache.Selection, after int64) (*cache.Watcher, error)
+}
 
 // Steps returns all steps in their order.
 func Steps(table *resource.Table, c *cache.Cache) []Step {
