@@ -25,12 +25,12 @@ import (
 // world is a registry on a store in a directory of the test's own, with the namespace and the service account that pods need.
 type world struct {
 	*registry.Registry
-	t     *testing.T
+	t     testing.TB
 	table *resource.Table
 	cache *cache.Cache
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	s, err := local.Open(t.TempDir(), local.Options{})
 	if err != nil {
@@ -107,7 +107,7 @@ func TestCreateFillsInWhatTheServerSets(t *testing.T) {
 	}
 }
 
-func mustVersion(t *testing.T, obj resource.Object) int64 {
+func mustVersion(t testing.TB, obj resource.Object) int64 {
 	var n int64
 	if _, err := fmt.Sscan(obj.GetResourceVersion(), &n); err != nil {
 		t.Fatal(err)
