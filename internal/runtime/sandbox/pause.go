@@ -21,7 +21,7 @@ func (m *Manager) pauseGroup(s Sandbox) (cgroups.Manager, error) {
 	if parent == "" {
 		parent = m.cfg.CgroupParent
 	}
-	group, err := manager.New(&cgroups.Cgroup{Path: filepath.Join("/", parent, s.ID), Resources: &cgroups.Resources{SkipDevices: true}})
+	group, err := manager.New(&cgroups.Cgroup{Path: filepath.Join("/", parent, s.ID), Resources: &cgroups.Resources{}})
 	if err != nil {
 		return nil, fmt.Errorf("control group of pod sandbox: %w", err)
 	}
