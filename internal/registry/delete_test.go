@@ -37,6 +37,7 @@ func TestDecideDelete(t *testing.T) {
 	policy := func(p metav1.DeletionPropagation) metav1.DeleteOptions {
 		return metav1.DeleteOptions{PropagationPolicy: &p}
 	}
+	orphan := metav1.DeleteOptions{OrphanDependents: new(true)} //lint:ignore SA1019 clients still send it
 	type want struct {
 		gone       bool
 		end        *metav1.Time
@@ -72,7 +73,7 @@ func TestDecideDelete(t *testing.T) {
 		{"but for finalizers", core.ConfigMap(), configMap("a/b"), metav1.DeleteOptions{}, want{end: at(0), seconds: new(int64(0)), finalizers: []string{"a/b"}}},
 		{"foreground is a finalizer", core.ConfigMap(), configMap(), policy(metav1.DeletePropagationForeground), want{end: at(0), seconds: new(int64(0)), finalizers: []string{metav1.FinalizerDeleteDependents}}},
 		{"orphan is one, too", core.ConfigMap(), configMap("a/b"), policy(metav1.DeletePropagationOrphan), want{end: at(0), seconds: new(int64(0)), finalizers: []string{"a/b", metav1.FinalizerOrphanDependents}}},
-		{"in its old form as well", core.ConfigMap(), configMap(), metav1.DeleteOptions{OrphanDependents: new(true)}, want{end: at(0), seconds: new(int64(0)), finalizers: []string{metav1.FinalizerOrphanDependents}}},
+		{"in its old form as well", core.ConfigMap(), configMap(), orphan, want{end: at(0), seconds: new(int64(0)), finalizers: []string{metav1.FinalizerOrphanDependents}}},
 		{"one takes the place of the other", core.ConfigMap(), configMap(metav1.FinalizerOrphanDependents), policy(metav1.DeletePropagationForeground), want{end: at(0), seconds: new(int64(0)), finalizers: []string{metav1.FinalizerDeleteDependents}}},
 		{"background takes both away", core.ConfigMap(), configMap(metav1.FinalizerOrphanDependents), policy(metav1.DeletePropagationBackground), want{gone: true}},
 		{"without a word what is there stays", core.ConfigMap(), configMap(metav1.FinalizerOrphanDependents), metav1.DeleteOptions{}, want{end: at(0), seconds: new(int64(0)), finalizers: []string{metav1.FinalizerOrphanDependents}}},

@@ -147,7 +147,8 @@ func TestLeasesSayTheirGroup(t *testing.T) {
 func TestWhatAClientSaysOfSystemFieldsIsNotTaken(t *testing.T) {
 	w := newWorld(t)
 	c := configMap("a")
-	c.UID, c.SelfLink, c.Generation = "mine", "/x", 0
+	c.UID = "mine"
+	c.SetSelfLink("/x")
 	c.CreationTimestamp, c.DeletionTimestamp = metav1.Unix(1, 0), new(metav1.Unix(2, 0))
 	c.DeletionGracePeriodSeconds = new(int64(3))
 	c.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "m"}}
