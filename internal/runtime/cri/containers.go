@@ -43,7 +43,7 @@ func (s *Service) StopContainer(ctx context.Context, req *runtimeapi.StopContain
 
 // stop leaves alone a container that does not run.
 func (s *Service) stop(ctx context.Context, id string, grace time.Duration) error {
-	st, err := s.containers.State(id)
+	st, err := s.state(id)
 	if err != nil || st.Status != container.Running {
 		return nil
 	}
@@ -121,7 +121,7 @@ func (s *Service) listContainers(f *runtimeapi.ContainerFilter) []*runtimeapi.Co
 		if id != "" && r.ID != id || pod != "" && r.Sandbox != pod || !labelled(r.Config.GetLabels(), f.GetLabelSelector()) {
 			continue
 		}
-		st, err := s.containers.State(r.ID)
+		st, err := s.state(r.ID)
 		if err != nil {
 			continue // being removed
 		}
@@ -170,7 +170,7 @@ func (s *Service) status(r *record, st container.State) *runtimeapi.ContainerSta
 func (s *Service) statuses(pod string) []*runtimeapi.ContainerStatus {
 	var all []*runtimeapi.ContainerStatus
 	for _, r := range s.records.of(pod) {
-		if st, err := s.containers.State(r.ID); err == nil {
+		if st, err := s.state(r.ID); err == nil {
 			all = append(all, s.status(r, st))
 		}
 	}
@@ -183,7 +183,7 @@ func (s *Service) ContainerStatus(_ context.Context, req *runtimeapi.ContainerSt
 	if err != nil {
 		return nil, coded(err)
 	}
-	st, err := s.containers.State(r.ID)
+	st, err := s.state(r.ID)
 	if err != nil {
 		return nil, coded(fmt.Errorf("container %q: %w", r.ID, err))
 	}
@@ -223,7 +223,7 @@ func (s *Service) UpdateContainerResources(ctx context.Context, req *runtimeapi.
 		CpusetCpus: req.GetLinux().GetCpusetCpus(), CpusetMems: req.GetLinux().GetCpusetMems(),
 		MemorySwapLimitInBytes: req.GetLinux().GetMemorySwapLimitInBytes(), Unified: req.GetLinux().GetUnified(),
 	})
-	st, err := s.containers.State(r.ID)
+	st, err := s.state(r.ID)
 	if err != nil {
 		return nil, coded(fmt.Errorf("container %q: %w", r.ID, err))
 	}
@@ -245,7 +245,7 @@ func (s *Service) ReopenContainerLog(_ context.Context, req *runtimeapi.ReopenCo
 	if err != nil {
 		return nil, coded(err)
 	}
-	if st, err := s.containers.State(r.ID); err != nil || st.Status != container.Running {
+	if st, err := s.state(r.ID); err != nil || st.Status != container.Running {
 		return nil, status.Errorf(codes.FailedPrecondition, "container %q is not running", r.ID)
 	}
 	if err := s.containers.ReopenLog(r.ID); err != nil {

@@ -151,7 +151,7 @@ func (s *Service) pidNamespace(pod sandbox.Sandbox, o *runtimeapi.NamespaceOptio
 		if target.Sandbox != pod.ID {
 			return "", invalid("target container %q is not in pod sandbox %s", o.GetTargetId(), pod.ID)
 		}
-		st, err := s.containers.State(target.ID)
+		st, err := s.state(target.ID)
 		if err != nil {
 			return "", fmt.Errorf("process namespace of target: %w", err)
 		}

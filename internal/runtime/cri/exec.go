@@ -39,7 +39,7 @@ func (s *Service) running(id string) (*record, error) {
 	if err != nil {
 		return nil, coded(err)
 	}
-	st, err := s.containers.State(r.ID)
+	st, err := s.state(r.ID)
 	if err != nil {
 		return nil, coded(fmt.Errorf("container %q: %w", r.ID, err))
 	}

@@ -21,7 +21,7 @@ import (
 
 	"sampan.dev/internal/runtime/container"
 	"sampan.dev/internal/runtime/image"
-	"sampan.dev/internal/runtime/network"
+	"sampan.dev/internal/runtime/network/bridgenet"
 	"sampan.dev/internal/runtime/sandbox"
 	"sampan.dev/internal/runtime/snapshot"
 	"sampan.dev/internal/runtime/stream"
@@ -45,7 +45,7 @@ type Service struct {
 	cfg        Config
 	images     *image.Store
 	snapshots  *snapshot.Store
-	network    *network.Network
+	network    *bridgenet.Network
 	sandboxes  *sandbox.Manager
 	containers *container.Manager
 	streams    *stream.Server
@@ -69,7 +69,7 @@ func Open(ctx context.Context, cfg Config) (s *Service, err error) {
 	if s.images, err = image.Open(filepath.Join(cfg.Root, "images"), image.Options{Log: cfg.Log, InUse: s.snapshots.Layers}); err != nil {
 		return s, err
 	}
-	if s.network, err = network.Open(network.Config{Dir: filepath.Join(cfg.Root, "network"), Bridge: cfg.Bridge, Log: cfg.Log}); err != nil {
+	if s.network, err = bridgenet.Open(bridgenet.Config{Dir: filepath.Join(cfg.Root, "network"), Bridge: cfg.Bridge, Log: cfg.Log}); err != nil {
 		return s, err
 	}
 	if s.records, err = openRecords(filepath.Join(cfg.Root, "containers-cri"), cfg.Log); err != nil {
@@ -118,7 +118,7 @@ func (s *Service) settle(ctx context.Context) {
 		keep = append(keep, r.ID)
 		// A pod that has lost its namespaces (the machine was restarted, or they were taken away) has no running container.
 		if pod, err := s.sandboxes.Get(r.Sandbox); err != nil || !pod.Ready {
-			if st, err := s.containers.State(r.ID); err == nil && st.Status == container.Running {
+			if st, err := s.state(r.ID); err == nil && st.Status == container.Running {
 				warn("stop a container whose pod has ended", r.ID, s.containers.Stop(ctx, r.ID, 0))
 			}
 		}
@@ -147,7 +147,7 @@ func (s *Service) Run(ctx context.Context) error {
 func (s *Service) Close() error {
 	var errs []error
 	if s.containers != nil {
-		s.containers.Close()
+		errs = append(errs, s.containers.Close())
 	}
 	if s.sandboxes != nil {
 		errs = append(errs, s.sandboxes.Close())
@@ -192,4 +192,12 @@ func coded(err error) error {
 
 func invalid(format string, args ...any) error {
 	return status.Error(codes.InvalidArgument, fmt.Sprintf(format, args...))
+}
+
+func (s *Service) state(id string) (container.State, error) {
+	st, ok := s.containers.State(id)
+	if !ok {
+		return st, fmt.Errorf("container %q: %w", id, errNoContainer)
+	}
+	return st, nil
 }

@@ -126,7 +126,7 @@ func (s *Service) containerStats(r *record) (*runtimeapi.ContainerStats, error) 
 		},
 		WritableLayer: s.disk(r.ID, now),
 	}
-	st, err := s.containers.State(r.ID)
+	st, err := s.state(r.ID)
 	if err != nil {
 		return nil, fmt.Errorf("container %q: %w", r.ID, err)
 	}

@@ -1,4 +1,4 @@
-package network
+package bridgenet
 
 import (
 	"encoding/json"
