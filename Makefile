@@ -26,7 +26,7 @@ build: deps bin/sampan ## bin/sampan: one static program with the runtime and ku
 
 # The three programs are built every time: go itself knows what has changed, and is quick when nothing has.
 .PHONY: bin/sampan
-bin/sampan: $(PACKED)/sampan-runtime.zst $(PACKED)/kubectl.zst
+bin/sampan: pack
 	CGO_ENABLED=0 $(GOBUILD) -tags packed -ldflags '$(LDFLAGS)' -o $@ ./cmd/sampan
 
 .PHONY: bin/sampan-runtime
@@ -37,10 +37,11 @@ bin/sampan-runtime:
 bin/kubectl:
 	CGO_ENABLED=0 $(GOBUILD) -C cmd/kubectl -ldflags '-s -w -X $(KUBECTLVER).gitVersion=$(KUBERNETES) -X $(KUBECTLVER).gitMajor=1 -X $(KUBECTLVER).gitMinor=37' -o $(CURDIR)/$@ .
 
-.PHONY: $(PACKED)/sampan-runtime.zst $(PACKED)/kubectl.zst
-$(PACKED)/%.zst: bin/%
+.PHONY: pack
+pack: bin/sampan-runtime bin/kubectl
 	@mkdir -p $(PACKED)
-	$(GO) run ./internal/bundle/pack bin/$* $(PACKED)/$*
+	$(GO) run ./internal/bundle/pack bin/sampan-runtime $(PACKED)/sampan-runtime
+	$(GO) run ./internal/bundle/pack bin/kubectl $(PACKED)/kubectl
 
 .PHONY: test
 test: ## everything: formatting, vet, staticcheck, unit tests, scripts, real containers
