@@ -35,7 +35,7 @@ bin/sampan-runtime:
 
 .PHONY: bin/kubectl
 bin/kubectl:
-	CGO_ENABLED=0 $(GOBUILD) -C cmd/kubectl -ldflags '-s -w -X $(KUBECTLVER).gitVersion=$(KUBERNETES) -X $(KUBECTLVER).gitMajor=1 -X $(KUBECTLVER).gitMinor=37' -o $(CURDIR)/$@ .
+	cd cmd/kubectl && CGO_ENABLED=0 $(GOBUILD) -ldflags '-s -w -X $(KUBECTLVER).gitVersion=$(KUBERNETES) -X $(KUBECTLVER).gitMajor=1 -X $(KUBECTLVER).gitMinor=37' -o $(CURDIR)/$@ .
 
 .PHONY: pack
 pack: bin/sampan-runtime bin/kubectl
