@@ -124,7 +124,7 @@ func (s *nodeServer) until(done func() bool) {
 }
 
 func (s *nodeServer) client(certs ...tls.Certificate) *http.Client {
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.ca.pool(), Certificates: certs}, DisableKeepAlives: true}}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.ca.pool(), Certificates: certs}, DisableKeepAlives: true}, Timeout: time.Minute} // a bound for what would hang, no measure
 }
 
 func (s *nodeServer) admin() *http.Client {

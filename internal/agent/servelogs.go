@@ -56,7 +56,8 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 	}
 	o.Flush = out.flush
 	w.Header().Set("Content-Type", "text/plain")
-	out.flush()
+	// The answer begins with the reader's first flush, once its place in the file is fixed: whatever is written after a client has
+	// seen the answer begin comes to it.
 	err = logs.Read(r.Context(), path, o, a.watcher, func() bool { return a.stillRuns(r.Context(), pod, c.ID) })
 	if err != nil && r.Context().Err() == nil {
 		if errors.Is(err, fs.ErrNotExist) {

@@ -173,6 +173,26 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// TestNoLineIsLostAfterTheFirstFlush writes in the very moment in which a listener learns that it follows.
+func TestNoLineIsLostAfterTheFirstFlush(t *testing.T) {
+	path := file(t, entry(1, "stdout", "F", "one"))
+	w := NewWatcher()
+	defer w.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &listener{came: make(chan struct{}, 1)}
+	var once sync.Once
+	o := Options{Follow: true, Tail: 0, Stdout: l, Flush: func() {
+		once.Do(func() { add(t, path, entry(2, "stdout", "F", "two")) })
+	}}
+	done := make(chan error, 1)
+	go func() { done <- Read(ctx, path, o, w, func() bool { return true }) }()
+	l.waitFor(t, "two\n")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestFollowersShareOneInstance(t *testing.T) {
 	w := NewWatcher()
 	defer w.Close()
