@@ -8,7 +8,7 @@ VERSION    := $(shell cat VERSION)
 GO         := go
 GOBUILD    := $(GO) build -trimpath -buildvcs=false
 LDFLAGS    := -s -w -X sampan.dev/internal/version.Sampan=$(VERSION)
-KUBECTLVER := k8s.io/component-base/version
+KUBECTLVER := $(foreach p,k8s.io/component-base/version k8s.io/client-go/pkg/version,-X $(p).gitVersion=$(KUBERNETES) -X $(p).gitCommit=$(KUBERNETES) -X $(p).gitMajor=1 -X $(p).gitMinor=37)
 PACKED     := internal/bundle/packed
 DEMO_DIR   ?= /var/lib/sampan
 
@@ -35,7 +35,7 @@ bin/sampan-runtime:
 
 .PHONY: bin/kubectl
 bin/kubectl:
-	cd cmd/kubectl && CGO_ENABLED=0 $(GOBUILD) -ldflags '-s -w -X $(KUBECTLVER).gitVersion=$(KUBERNETES) -X $(KUBECTLVER).gitMajor=1 -X $(KUBECTLVER).gitMinor=37' -o $(CURDIR)/$@ .
+	cd cmd/kubectl && CGO_ENABLED=0 $(GOBUILD) -ldflags '-s -w $(KUBECTLVER)' -o $(CURDIR)/$@ .
 
 .PHONY: pack
 pack: bin/sampan-runtime bin/kubectl

@@ -10,15 +10,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
-	"sampan.dev/internal/pki"
 )
 
 // nodes finds the way to a node's own server by what its Node says.
 type nodes struct {
 	server *Server
-	pki    *pki.PKI
+	config *tls.Config // of this server as the nodes' client; one for all, so that connections are shared
 }
 
 // apiUser is who the API server is to a node.
@@ -35,7 +33,7 @@ func (n nodes) Dial(_ context.Context, name string) (*url.URL, *tls.Config, erro
 	port := node.Status.DaemonEndpoints.KubeletEndpoint.Port
 	for _, a := range node.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP && port != 0 {
-			return &url.URL{Scheme: "https", Host: net.JoinHostPort(a.Address, strconv.Itoa(int(port)))}, n.pki.ClientTLS(apiUser, []string{auth.Masters}), nil
+			return &url.URL{Scheme: "https", Host: net.JoinHostPort(a.Address, strconv.Itoa(int(port))), Path: "/"}, n.config, nil
 		}
 	}
 	return nil, nil, fmt.Errorf("node %q has no address yet", name)

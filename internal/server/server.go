@@ -76,7 +76,7 @@ func Open(cfg Config) (*Server, error) {
 	s.api = apiserver.New(apiserver.Config{
 		Registry: s.Registry, Cache: s.Cache, Table: s.Table, Store: st,
 		TLS:   cfg.PKI.ServerTLS(names),
-		Nodes: nodes{s, cfg.PKI}, Address: cfg.Address,
+		Nodes: nodes{s, cfg.PKI.ClientTLS(apiUser, []string{auth.Masters})}, Address: cfg.Address,
 		Ready:   map[string]func() error{"store": s.storeWorks},
 		Metrics: []prometheus.Collector{queues, schedule},
 		Log:     cfg.Log,
