@@ -72,11 +72,11 @@ func TestExecByStream(t *testing.T) {
 			return remotecommand.NewSPDYExecutor(c, "POST", u)
 		},
 		"WebSocket": func(c *rest.Config, u *url.URL) (remotecommand.Executor, error) {
-			return remotecommand.NewWebSocketExecutor(c, "GET", u.String())
+			return remotecommand.NewWebSocketExecutorForProtocols(c, "GET", u.String(), "v4.channel.k8s.io")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := w.Exec(t.Context(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: []string{"sh", "-c", "cat; echo bad >&2; exit 3"}, Stdin: true, Stdout: true, Stderr: true})
+			r, err := w.Exec(t.Context(), &runtimeapi.ExecRequest{ContainerId: id, Cmd: []string{"sh", "-c", "head -c 10; echo bad >&2; exit 3"}, Stdin: true, Stdout: true, Stderr: true})
 			if err != nil {
 				t.Fatal(err)
 			}

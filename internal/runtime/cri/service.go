@@ -21,7 +21,7 @@ import (
 
 	"sampan.dev/internal/runtime/container"
 	"sampan.dev/internal/runtime/image"
-	"sampan.dev/internal/runtime/network/bridgenet"
+	"sampan.dev/internal/runtime/network"
 	"sampan.dev/internal/runtime/sandbox"
 	"sampan.dev/internal/runtime/snapshot"
 	"sampan.dev/internal/runtime/stream"
@@ -45,7 +45,7 @@ type Service struct {
 	cfg        Config
 	images     *image.Store
 	snapshots  *snapshot.Store
-	network    *bridgenet.Network
+	network    *network.Network
 	sandboxes  *sandbox.Manager
 	containers *container.Manager
 	streams    *stream.Server
@@ -69,7 +69,7 @@ func Open(ctx context.Context, cfg Config) (s *Service, err error) {
 	if s.images, err = image.Open(filepath.Join(cfg.Root, "images"), image.Options{Log: cfg.Log, InUse: s.snapshots.Layers}); err != nil {
 		return s, err
 	}
-	if s.network, err = bridgenet.Open(bridgenet.Config{Dir: filepath.Join(cfg.Root, "network"), Bridge: cfg.Bridge, Log: cfg.Log}); err != nil {
+	if s.network, err = network.Open(network.Config{Dir: filepath.Join(cfg.Root, "network"), Bridge: cfg.Bridge, Log: cfg.Log}); err != nil {
 		return s, err
 	}
 	if s.records, err = openRecords(filepath.Join(cfg.Root, "containers-cri"), cfg.Log); err != nil {

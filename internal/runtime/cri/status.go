@@ -5,7 +5,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"sampan.dev/internal/runtime/network/bridgenet"
+	"sampan.dev/internal/runtime/network"
 )
 
 // Version says which runtime this is.
@@ -35,7 +35,7 @@ func (s *Service) Status(_ context.Context, req *runtimeapi.StatusRequest) (*run
 // UpdateRuntimeConfig tells the address range of the node's pods.
 func (s *Service) UpdateRuntimeConfig(_ context.Context, req *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
 	if text := req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr(); text != "" {
-		cidr, err := bridgenet.ParseCIDR(text)
+		cidr, err := network.ParseCIDR(text)
 		if err != nil {
 			return nil, invalid("%v", err)
 		}

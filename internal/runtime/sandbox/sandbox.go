@@ -29,7 +29,7 @@ var (
 	ErrExists = errors.New("pod sandbox exists")
 )
 
-// Network attaches pods: the bridge of package bridgenet, later CNI.
+// Network attaches pods: the bridge of package network, later CNI.
 type Network interface {
 	Add(ctx context.Context, sandbox, nsPath string) ([]netip.Addr, error)
 	Remove(ctx context.Context, sandbox string) error

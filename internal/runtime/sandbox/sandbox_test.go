@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"sampan.dev/internal/runtime/network/bridgenet"
+	"sampan.dev/internal/runtime/network"
 )
 
 // TestMain runs everything again inside mount and network namespaces of its own, with no way out.
@@ -43,14 +43,14 @@ type world struct {
 	t      *testing.T
 	dir    string
 	parent string
-	net    *bridgenet.Network
+	net    *network.Network
 	*Manager
 }
 
 func (w *world) reopen() {
 	w.t.Helper()
 	var err error
-	w.net, err = bridgenet.Open(bridgenet.Config{Dir: filepath.Join(w.dir, "net"), Bridge: "sptest", Log: slog.Default()})
+	w.net, err = network.Open(network.Config{Dir: filepath.Join(w.dir, "net"), Bridge: "sptest", Log: slog.Default()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestPodsReachEachOtherAndOutliveTheManager(t *testing.T) {
 	if _, err := w.Get(a.ID); !errors.Is(err, ErrNotFound) {
 		t.Errorf("after removal: %v", err)
 	}
-	if _, err := netlink.LinkByName(bridgenet.LinkName(a.ID)); err == nil {
+	if _, err := netlink.LinkByName(network.LinkName(a.ID)); err == nil {
 		t.Error("the link is left")
 	}
 	if c, err := w.Run(ctx, id("c"), pod("a"), ""); err != nil || c.IPs[0].String() != "10.9.0.4" {
@@ -227,7 +227,7 @@ func TestAPodWithoutItsPinsIsNotReady(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(w.dir, "run")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
-	if _, err := netlink.LinkByName(bridgenet.LinkName(s.ID)); err == nil {
+	if _, err := netlink.LinkByName(network.LinkName(s.ID)); err == nil {
 		t.Error("the link is left")
 	}
 }

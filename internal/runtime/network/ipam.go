@@ -1,4 +1,4 @@
-package bridgenet
+package network
 
 import (
 	"encoding/json"

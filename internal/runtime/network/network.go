@@ -1,9 +1,9 @@
-// Package bridgenet hangs pods on one bridge: an address, a pair of links and a default route each.
+// Package network hangs pods on one bridge: an address, a pair of links and a default route each.
 //
 // It writes DIR/addresses.json (which sandbox has which address), links named "sp" and 13 digits of the sandbox's ID on the bridge's
 // side, and eth0, its address and routes inside the network namespaces that it is given. It makes the bridge if nobody else has. Always: an address
 // is on disk as taken before any link has it, and is freed only after the link is gone; so no two pods ever have the same.
-package bridgenet
+package network
 
 import (
 	"context"
