@@ -138,7 +138,7 @@ func TestBadInputIsTheClientsFaultInKubernetesWords(t *testing.T) {
 		{"an unknown propagation policy", "DELETE", there + "?propagationPolicy=Maybe", ``, "", 422, `propagationPolicy: Unsupported value`},
 		{"a bad grace period", "DELETE", there + "?gracePeriodSeconds=soon", ``, "", 400, `strconv.ParseInt: parsing "soon": invalid syntax`},
 		{"delete options in broken protobuf", "DELETE", there, "k8s\x00\xff\xff", protobuf, 400, ``},
-		{"a delete under another uid", "DELETE", there, `{"preconditions":{"uid":"abc"}}`, "", 409, `Precondition failed: UID in precondition: abc`},
+		{"a delete under another uid", "DELETE", there, `{"preconditions":{"uid":"abc"}}`, "", 409, `the UID in the precondition (abc) does not match the UID in record`},
 
 		{"a bad limit", "GET", podsPath + "?limit=many", "", "", 400, `strconv.ParseInt: parsing "many": invalid syntax`},
 		{"a bad continue", "GET", podsPath + "?continue=%21", "", "", 400, `continue key is not valid`},

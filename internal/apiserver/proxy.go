@@ -66,6 +66,14 @@ func (p *nodeProxies) to(ctx context.Context, node string) (*nodeProxy, error) {
 	return n, nil
 }
 
+// url is where something is on the node's server.
+func (n *nodeProxy) url(path string, q url.Values) *url.URL {
+	to := *n.base
+	to.Path = strings.TrimSuffix(to.Path, "/") + path // a request's line needs the slash, which JoinPath leaves out
+	to.RawQuery = q.Encode()
+	return &to
+}
+
 func (p *nodeProxies) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,8 +90,7 @@ func (s *Server) relay(w http.ResponseWriter, r *http.Request, c *call, node, pa
 	if err != nil {
 		return err
 	}
-	to := n.base.JoinPath(path)
-	to.RawQuery = q.Encode()
+	to := n.url(path, q)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, to.String(), nil)
 	if err != nil {
 		return fmt.Errorf("ask node %s: %w", node, err)
@@ -209,8 +216,7 @@ func (n *nodeProxy) ask(ctx context.Context, r *http.Request, path string, q url
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	out := &http.Request{Method: r.Method, URL: n.base.JoinPath(path), Header: r.Header.Clone(), Host: n.base.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
-	out.URL.RawQuery = q.Encode()
+	out := &http.Request{Method: r.Method, URL: n.url(path, q), Header: r.Header.Clone(), Host: n.base.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	for _, private := range []string{"Authorization", "Cookie", "Origin"} {
 		out.Header.Del(private) // who calls is this server
 	}

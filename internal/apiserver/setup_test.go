@@ -1,6 +1,10 @@
 package apiserver_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -51,4 +55,24 @@ func (c *cluster) typed(config *rest.Config) *kubernetes.Clientset {
 func (c *cluster) ask(method, path, body string, headers ...string) (*http.Response, string) {
 	c.t.Helper()
 	return c.Ask(method, path, body, headers...)
+}
+
+// connState is what a handler sees of a client with that certificate.
+func connState(t *testing.T, certPEM []byte) *tls.ConnectionState {
+	t.Helper()
+	block, _ := pem.Decode(certPEM)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}}
+}
+
+func readAll(t *testing.T, r io.Reader) string {
+	t.Helper()
+	data, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
