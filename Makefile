@@ -31,7 +31,7 @@ bin/sampan: pack
 
 .PHONY: bin/sampan-runtime
 bin/sampan-runtime:
-	CGO_ENABLED=1 $(GOBUILD) -tags 'netgo osusergo seccomp' -ldflags '$(LDFLAGS) -extldflags "-static"' -o $@ ./cmd/sampan-runtime
+	CGO_ENABLED=1 $(GOBUILD) -tags 'netgo osusergo seccomp' -ldflags '-s -w -X main.version=$(VERSION) -extldflags "-static"' -o $@ ./cmd/sampan-runtime
 
 .PHONY: bin/kubectl
 bin/kubectl:

@@ -20,6 +20,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"sampan.dev/internal/agent/remote"
 )
 
 // serve serves the node's own API on port 10250: logs, exec, attach, port-forward, pods, metrics. All but /healthz needs a client
@@ -158,7 +160,7 @@ func (a *Agent) serveExec(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer, err := a.runtime.Exec(r.Context(), request)
-	a.stream(w, r, answer.GetUrl(), err)
+	a.command(w, r, answer.GetUrl(), err, remote.Streams{Stdin: request.Stdin, Stdout: request.Stdout, Stderr: request.Stderr, TTY: request.Tty})
 }
 
 func (a *Agent) serveAttach(w http.ResponseWriter, r *http.Request) {
@@ -183,7 +185,7 @@ func (a *Agent) serveAttach(w http.ResponseWriter, r *http.Request) {
 		Stdin: flag(q, "input", "stdin"), Stdout: flag(q, "output", "stdout"), Stderr: flag(q, "error", "stderr") && !c.TTY,
 	}
 	answer, err := a.runtime.Attach(r.Context(), request)
-	a.stream(w, r, answer.GetUrl(), err)
+	a.command(w, r, answer.GetUrl(), err, remote.Streams{Stdin: request.Stdin, Stdout: request.Stdout, Stderr: request.Stderr, TTY: request.Tty})
 }
 
 func (a *Agent) servePortForward(w http.ResponseWriter, r *http.Request) {
@@ -215,6 +217,22 @@ func (a *Agent) servePortForward(w http.ResponseWriter, r *http.Request) {
 	}
 	answer, err := a.runtime.PortForward(r.Context(), request)
 	a.stream(w, r, answer.GetUrl(), err)
+}
+
+// command hands a command's streams on: translated for those who speak what no runtime does, as they are for all others.
+func (a *Agent) command(w http.ResponseWriter, r *http.Request, to string, err error, s remote.Streams) {
+	if err != nil || !remote.Wanted(r) {
+		a.stream(w, r, to, err)
+		return
+	}
+	target, err := url.Parse(to)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if err := remote.Serve(w, r, target, s); err != nil {
+		a.log.Warn("stream of a command", "path", r.URL.Path, "error", err)
+	}
 }
 
 // stream hands the connection on to the runtime's streaming server, whatever it is upgraded to.
