@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -44,6 +46,28 @@ func TestAdoption(t *testing.T) {
 		if s := h.status("c"); s.RestartCount != 1 || s.State.Running == nil {
 			h.Errorf("after it ended unseen: %+v", s)
 		}
+	})
+}
+
+func TestFilesOfAPodDoNotHideIt(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "pods", "uid"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		h := &house{T: t, api: newFakeAPI(), rt: newFakeRuntime(), dir: dir}
+		h.rt.has("img:1")
+		h.rt.fail = map[string]error{"ListContainers": status.Error(codes.Unavailable, "not yet")}
+		h.start() // it knows a uid, from the files, and cannot clean up yet
+		h.after(time.Second)
+		h.api.put(newPod()) // now the API names the pod of that uid
+		h.after(time.Second)
+		h.rt.mu.Lock()
+		h.rt.fail = map[string]error{}
+		h.rt.mu.Unlock()
+		h.after(15 * time.Second)
+		h.phase(corev1.PodRunning)
+		h.stop()
 	})
 }
 

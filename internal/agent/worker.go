@@ -31,6 +31,7 @@ type worker struct {
 	active  bool       // a goroutine is in run
 	dirty   bool       // something may have changed since it last looked
 	timer   *time.Timer
+	named   *key // the name of a worker that was made for files, of which only the uid was known
 	work    Work
 	giveUp  context.CancelFunc // of making and starting, once the pod is to go
 	changed bool               // of volumes' content or spec: prepare again
@@ -65,6 +66,9 @@ func (a *Agent) markLocked(k key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.dirty = true
+	if w.name == "" && k.name != "" {
+		w.named = &k
+	}
 	if !w.active {
 		w.active = true
 		a.idle.Add(1)
@@ -73,18 +77,33 @@ func (a *Agent) markLocked(k key) {
 }
 
 // again marks the worker from its own asynchronous parts and timers.
-func (w *worker) again() { w.agent.mark(w.key) }
+func (w *worker) again() {
+	w.mu.Lock()
+	k := w.key
+	w.mu.Unlock()
+	w.agent.mark(k)
+}
+
+// begin answers all marks so far, and takes the name that one of them brought. Others read the name under either lock.
+func (w *worker) begin() {
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dirty = false
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+	if w.named != nil {
+		w.key, w.named = *w.named, nil
+	}
+}
 
 func (w *worker) run(ctx context.Context) {
 	defer w.agent.idle.Done()
 	for {
-		w.mu.Lock()
-		w.dirty = false
-		if w.timer != nil {
-			w.timer.Stop()
-			w.timer = nil
-		}
-		w.mu.Unlock()
+		w.begin()
 		more := ctx.Err() == nil && w.pass(ctx)
 		if more {
 			continue
