@@ -52,7 +52,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, c *call) error {
 	}
 	p := &patcher{c: c, kind: types.PatchType(kind), data: data, directive: directive(o.FieldValidation), warn: warningsOf(r.Context())}
 	change := func(current resource.Object) (resource.Object, error) {
-		next, err := p.apply(current)
+		next, err := p.safely(current)
 		if err != nil {
 			return nil, asBad(err)
 		}
@@ -91,6 +91,16 @@ type patcher struct {
 	data      []byte
 	directive string
 	warn      *warnings
+}
+
+// safely applies the patch. The libraries panic on some patches that make no sense: those cannot be applied, either.
+func (p *patcher) safely(current resource.Object) (next resource.Object, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			next, err = nil, bad(fmt.Sprintf("the patch cannot be applied: %v", cause))
+		}
+	}()
+	return p.apply(current)
 }
 
 // apply gives the patched object in the stored version. It does not change current.
@@ -171,20 +181,10 @@ func (p *patcher) jsonPatch(before []byte) (after []byte, strict []error, err er
 		return nil, nil, apierrors.NewRequestEntityTooLargeError(
 			fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxOperations, len(operations)))
 	}
-	if after, err = applyOperations(operations, before); err != nil {
+	if after, err = operations.Apply(before); err != nil {
 		return nil, nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 	}
 	return after, strict, nil
-}
-
-// applyOperations applies a JSON patch. The library panics on some patches that make no sense: those cannot be applied, either.
-func applyOperations(operations jsonpatch.Patch, before []byte) (after []byte, err error) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			err = fmt.Errorf("the patch cannot be applied: %v", cause)
-		}
-	}()
-	return operations.Apply(before)
 }
 
 func (p *patcher) mergePatch(before []byte) (after []byte, strict []error, err error) {
