@@ -6,12 +6,10 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -157,21 +155,6 @@ func exists(kind *resource.Kind, there resource.Object) error {
 	return err
 }
 
-// commit writes an object if its key is at the revision expected, and returns it as it is stored.
-func (r *Registry) commit(ctx context.Context, kind *resource.Kind, key string, obj resource.Object, expect int64) (resource.Object, error) {
-	obj.SetResourceVersion("")
-	value, err := r.table.Encode(obj)
-	if err != nil {
-		return nil, apierrors.NewInternalError(err)
-	}
-	rec, err := r.store.Apply(ctx, store.Write{Key: key, Value: value, Expect: expect})
-	if err != nil {
-		return nil, translate(kind, obj.GetName(), err)
-	}
-	obj.SetResourceVersion(strconv.FormatInt(rec.Revision, 10))
-	return obj, nil
-}
-
 // Change makes the object that shall be from the one that is, which is a copy of its own. It may be called more than once.
 type Change func(current resource.Object) (resource.Object, error)
 
@@ -255,98 +238,6 @@ func (r *Registry) check(ctx context.Context, kind *resource.Kind, sub string, n
 		}
 	}
 	return invalid(kind, old.GetName(), errs)
-}
-
-// decision makes an object's next state from the one that is, which is shared and must not be changed, and says whether it ends with that.
-type decision func(old resource.Object) (next resource.Object, end bool, err error)
-
-// modify puts decide's result in an object's place. On a conflict it asks again with the newer object: decide refuses itself what is bound to a version.
-func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, name string, dry bool, decide decision) (resource.Object, error) {
-	snap, err := r.fresh(ctx)
-	if err != nil {
-		return nil, err
-	}
-	cached := snap.Get(kind, namespace, name)
-	if cached == nil {
-		return nil, apierrors.NewNotFound(kind.GroupResource(), name)
-	}
-	old, revision := cached.Decoded(), cached.Revision()
-	key := kind.Key(namespace, name)
-	for try := 0; ; try++ {
-		next, end, err := decide(old)
-		if err != nil {
-			return nil, err
-		}
-		if dry {
-			return next, nil
-		}
-		stored, err := r.put(ctx, kind, key, old, next, end, revision)
-		var conflict *conflictError
-		if !errors.As(err, &conflict) {
-			return stored, err
-		}
-		if try == maxTries {
-			return nil, apierrors.NewConflict(kind.GroupResource(), name, errModified)
-		}
-		if old, revision, err = r.newer(ctx, kind, namespace, name, conflict.current); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// put deletes an object that ends, writes one that changes, and leaves one alone that does not.
-func (r *Registry) put(ctx context.Context, kind *resource.Kind, key string, old, next resource.Object, end bool, revision int64) (resource.Object, error) {
-	if end {
-		return r.remove(ctx, kind, key, next, revision)
-	}
-	same, err := r.same(old, next)
-	if err != nil {
-		return nil, err
-	}
-	if same {
-		next.SetResourceVersion(strconv.FormatInt(revision, 10))
-		return next, nil
-	}
-	return r.commit(ctx, kind, key, next, revision)
-}
-
-// newer returns the object that a write lost against.
-func (r *Registry) newer(ctx context.Context, kind *resource.Kind, namespace, name string, rec store.Record) (resource.Object, int64, error) {
-	if rec.Value == nil {
-		snap, err := r.fresh(ctx)
-		if err != nil {
-			return nil, 0, err
-		}
-		o := snap.Get(kind, namespace, name)
-		if o == nil {
-			return nil, 0, apierrors.NewNotFound(kind.GroupResource(), name)
-		}
-		return o.Decoded(), o.Revision(), nil
-	}
-	obj, err := r.table.Decode(rec.Value)
-	if err != nil {
-		return nil, 0, apierrors.NewInternalError(err)
-	}
-	obj.SetResourceVersion(strconv.FormatInt(rec.Revision, 10))
-	return obj, rec.Revision, nil
-}
-
-// same says whether two states of an object differ in nothing but their resourceVersion.
-func (r *Registry) same(old, next resource.Object) (bool, error) {
-	plain := old.DeepCopyObject().(resource.Object)
-	plain.SetResourceVersion("")
-	before, err := r.table.Encode(plain)
-	if err != nil {
-		return false, apierrors.NewInternalError(err)
-	}
-	version := next.GetResourceVersion()
-	next.SetResourceVersion("")
-	after, err := r.table.Encode(next)
-	next.SetResourceVersion(version)
-	if err != nil {
-		return false, apierrors.NewInternalError(err)
-	}
-	return bytes.Equal(before, after), nil
 }
 
 func (r *Registry) admit(ctx context.Context, a *admission.Attributes) error {
