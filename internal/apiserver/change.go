@@ -135,7 +135,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, c *call) error {
 		return err
 	}
 	code := http.StatusOK
-	//nolint:staticcheck // clients still send orphanDependents
+	//lint:ignore SA1019 clients still send it
 	if !gone && o.OrphanDependents != nil && !*o.OrphanDependents {
 		code = http.StatusAccepted
 	}

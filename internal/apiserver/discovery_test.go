@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/openapi"
 	"k8s.io/client-go/openapi3"
 	"k8s.io/client-go/restmapper"
 )
@@ -192,7 +191,7 @@ func TestOpenAPI(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		url := paths["api/v1"].(openapi.GroupVersion).ServerRelativeURL()
+		url := paths["api/v1"].ServerRelativeURL()
 		response, _ := c.ask("GET", url, "")
 		if got := response.Header.Get("Cache-Control"); got != "public, immutable" {
 			t.Errorf("%s: cache control %q", url, got)

@@ -182,8 +182,11 @@ func (c *call) serves() bool {
 func (c *call) allows() string {
 	var methods []string
 	for _, m := range []struct{ method, named, unnamed string }{
-		{http.MethodGet, "get", "list"}, {http.MethodPost, "", "create"}, {http.MethodPut, "update", ""},
-		{http.MethodPatch, "patch", ""}, {http.MethodDelete, "delete", "deletecollection"},
+		{http.MethodGet, "get", "list"},
+		{http.MethodPost, "", "create"},
+		{http.MethodPut, "update", ""},
+		{http.MethodPatch, "patch", ""},
+		{http.MethodDelete, "delete", "deletecollection"},
 	} {
 		try := *c
 		if try.verb = m.unnamed; c.named {
