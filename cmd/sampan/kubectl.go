@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -49,6 +50,8 @@ func runKubectl(args []string) error {
 		readable := err == nil && syscall.Access(inst.Kubeconfig(), 4) == nil
 		switch {
 		case readable && (given || os.Getenv("KUBECONFIG") == ""):
+			// Of two values of one name a program may take the first.
+			env = slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, "KUBECONFIG=") })
 			env = append(env, "KUBECONFIG="+inst.Kubeconfig())
 		case given && errors.Is(err, fs.ErrNotExist):
 			return fmt.Errorf("there is no cluster in %s: start one with `sampan up --data-dir %s`", inst.Dir, inst.Dir)

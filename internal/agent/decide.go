@@ -167,9 +167,13 @@ func sidecarIndex(pod *corev1.Pod, name string) int {
 	return slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name && isSidecar(&c) })
 }
 
+// forcedGrace is how long the containers of a pod may take that the API no longer knows, in seconds: who deleted it by force wants it gone, and "will still
+// be given a small grace period before being force killed" (Kubernetes, Pod Lifecycle, Forced Pod termination).
+const forcedGrace = 2
+
 // graceOf is how long the pod's containers may take to end.
 func graceOf(in Input) time.Duration {
-	seconds := in.Seen.Grace
+	seconds := min(in.Seen.Grace, forcedGrace)
 	if pod := in.Pod; pod != nil {
 		switch {
 		case pod.DeletionTimestamp != nil && pod.DeletionGracePeriodSeconds != nil:

@@ -265,8 +265,8 @@ func TestDecide(t *testing.T) {
 		"a container that was never started is removed": {
 			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(running("c"), func(c *Container) { c.State = Created })}}, want: "remove c0"},
 
-		"a pod that the API does not know is stopped with the grace it was made with": {
-			unknown: true, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, want: "stop c in 7s"},
+		"a pod that the API does not know was deleted by force: it gets a small grace, not the one it was made with": {
+			unknown: true, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, want: "stop c in 2s"},
 		"what is left of such a pod goes, and the API is asked nothing": {
 			unknown: true, seen: seen{s: []Sandbox{dead0}}, want: "clean all"},
 		"nothing is left of it": {

