@@ -66,6 +66,9 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, c *call) error 
 	if pod.Spec.NodeName == "" {
 		return bad(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
 	}
+	if c.sub == "portforward" && wantsTunnel(r) {
+		return s.tunnel(w, r, pod.Spec.NodeName, path)
+	}
 	return s.upgrade(w, r, pod.Spec.NodeName, path, forward)
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/websocket"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -228,6 +229,32 @@ func TestUpgradesReachTheNode(t *testing.T) {
 	c.Stop()
 	if all, _ := io.ReadAll(in); string(all) != "hello " {
 		t.Errorf("after the stop: %q", all)
+	}
+}
+
+func TestPortForwardComesThroughAWebSocket(t *testing.T) {
+	c, n := startWithNode(t)
+	config, err := websocket.NewConfig("wss"+strings.TrimPrefix(c.URL, "https")+podsPath+"/p/portforward", "http://localhost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Protocol = []string{"SPDY/3.1+portforward.k8s.io"}
+	config.TlsConfig = c.PKI.ClientTLS("admin", []string{auth.Masters})
+	conn, err := config.DialContext(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.PayloadType = websocket.BinaryFrame
+	if got := conn.Config().Protocol; len(got) != 1 || got[0] != "SPDY/3.1+portforward.k8s.io" {
+		t.Errorf("protocol %q", got)
+	}
+	fmt.Fprintln(conn, "world")
+	if all, err := io.ReadAll(conn); string(all) != "hello WORLD\n" {
+		t.Errorf("%q %v", all, err)
+	}
+	if got := n.next(); got != "system:apiserver POST /portForward/default/p?" {
+		t.Errorf("asked %s", got)
 	}
 }
 

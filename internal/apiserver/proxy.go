@@ -249,9 +249,9 @@ func refused(w http.ResponseWriter, response *http.Response) error {
 }
 
 // splice copies both ways until either side ends.
-func splice(ctx context.Context, front net.Conn, fromFront io.Reader, back net.Conn, fromBack io.Reader) {
+func splice(ctx context.Context, front io.WriteCloser, fromFront io.Reader, back io.WriteCloser, fromBack io.Reader) {
 	done := make(chan struct{}, 2)
-	move := func(to net.Conn, from io.Reader) {
+	move := func(to io.Writer, from io.Reader) {
 		_, _ = io.Copy(to, from)
 		done <- struct{}{}
 	}
