@@ -49,8 +49,10 @@ func TestEnvironment(t *testing.T) {
 		"a key that may be missing":     {env: []corev1.EnvVar{{Name: "X", ValueFrom: key(cfg, "Z", &yes)}}, want: ""},
 		"a map that is missing":         {env: []corev1.EnvVar{{Name: "X", ValueFrom: key(none, "Z", nil)}}, err: `configmap "none" not found`},
 		"a map that may be missing":     {env: []corev1.EnvVar{{Name: "X", ValueFrom: key(none, "Z", &yes)}}, want: ""},
-		"a secret that is missing": {env: []corev1.EnvVar{{Name: "X", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: none, Key: "k"}}}},
-			err: `secret "none" not found`},
+		"a secret that is missing": {
+			env: []corev1.EnvVar{{Name: "X", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: none, Key: "k"}}}},
+			err: `secret "none" not found`,
+		},
 		"fields": {env: []corev1.EnvVar{
 			{Name: "IP", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "status.podIP"}}},
 			{Name: "NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}},
@@ -97,33 +99,51 @@ func TestSecurity(t *testing.T) {
 		"nothing said: the runtime's seccomp profile, masked paths, no privileges": {check: func(s *cri.LinuxContainerSecurityContext) bool {
 			return s.Seccomp.ProfileType == cri.SecurityProfile_RuntimeDefault && len(s.MaskedPaths) > 5 && len(s.ReadonlyPaths) > 3 && !s.Privileged && !s.NoNewPrivs && s.RunAsUser == nil
 		}},
-		"unconfined has to be said": {own: &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}},
+		"unconfined has to be said": {
+			own: &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeUnconfined}},
 			check: func(s *cri.LinuxContainerSecurityContext) bool {
 				return s.Seccomp.ProfileType == cri.SecurityProfile_Unconfined
-			}},
-		"a profile of the node's": {pod: &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: new("a.json")}},
+			},
+		},
+		"a profile of the node's": {
+			pod: &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: new("a.json")}},
 			check: func(s *cri.LinuxContainerSecurityContext) bool {
 				return s.Seccomp.ProfileType == cri.SecurityProfile_Localhost && s.Seccomp.LocalhostRef == "/seccomp/a.json"
-			}},
-		"the container's user over the pod's": {pod: &corev1.PodSecurityContext{RunAsUser: &uid, FSGroup: &other, SupplementalGroups: []int64{7}}, own: &corev1.SecurityContext{RunAsUser: &other},
+			},
+		},
+		"the container's user over the pod's": {
+			pod: &corev1.PodSecurityContext{RunAsUser: &uid, FSGroup: &other, SupplementalGroups: []int64{7}}, own: &corev1.SecurityContext{RunAsUser: &other},
 			check: func(s *cri.LinuxContainerSecurityContext) bool {
 				return s.RunAsUser.Value == 2000 && len(s.SupplementalGroups) == 2 && s.SupplementalGroups[1] == 2000
-			}},
+			},
+		},
 		"no escalation": {own: &corev1.SecurityContext{AllowPrivilegeEscalation: &no}, check: func(s *cri.LinuxContainerSecurityContext) bool { return s.NoNewPrivs }},
-		"capabilities": {own: &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}, Drop: []corev1.Capability{"ALL"}}},
+		"capabilities": {
+			own: &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}, Drop: []corev1.Capability{"ALL"}}},
 			check: func(s *cri.LinuxContainerSecurityContext) bool {
 				return s.Capabilities.AddCapabilities[0] == "NET_ADMIN" && s.Capabilities.DropCapabilities[0] == "ALL"
-			}},
-		"not root, by a user of the image's": {pod: &corev1.PodSecurityContext{RunAsNonRoot: &yes}, image: imageIs(&uid, ""),
-			check: func(s *cri.LinuxContainerSecurityContext) bool { return s.RunAsUser.Value == 1000 }},
-		"not root, and the image says nothing": {pod: &corev1.PodSecurityContext{RunAsNonRoot: &yes}, image: imageIs(nil, ""),
-			err: `container has runAsNonRoot and image will run as root (pod: "p_ns(uid)", container: c)`},
-		"not root, and the image has a name": {pod: &corev1.PodSecurityContext{RunAsNonRoot: &yes}, image: imageIs(nil, "www"),
-			err: `container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root (pod: "p_ns(uid)", container: c)`},
-		"not root, and the user is root": {pod: &corev1.PodSecurityContext{RunAsNonRoot: &yes}, own: &corev1.SecurityContext{RunAsUser: &root},
-			err: `container's runAsUser breaks non-root policy (pod: "p_ns(uid)", container: c)`},
-		"a group without a user takes the image's": {pod: &corev1.PodSecurityContext{RunAsGroup: &uid}, image: imageIs(nil, "www"),
-			check: func(s *cri.LinuxContainerSecurityContext) bool { return s.RunAsUsername == "www" }},
+			},
+		},
+		"not root, by a user of the image's": {
+			pod: &corev1.PodSecurityContext{RunAsNonRoot: &yes}, image: imageIs(&uid, ""),
+			check: func(s *cri.LinuxContainerSecurityContext) bool { return s.RunAsUser.Value == 1000 },
+		},
+		"not root, and the image says nothing": {
+			pod: &corev1.PodSecurityContext{RunAsNonRoot: &yes}, image: imageIs(nil, ""),
+			err: `container has runAsNonRoot and image will run as root (pod: "p_ns(uid)", container: c)`,
+		},
+		"not root, and the image has a name": {
+			pod: &corev1.PodSecurityContext{RunAsNonRoot: &yes}, image: imageIs(nil, "www"),
+			err: `container has runAsNonRoot and image has non-numeric user (www), cannot verify user is non-root (pod: "p_ns(uid)", container: c)`,
+		},
+		"not root, and the user is root": {
+			pod: &corev1.PodSecurityContext{RunAsNonRoot: &yes}, own: &corev1.SecurityContext{RunAsUser: &root},
+			err: `container's runAsUser breaks non-root policy (pod: "p_ns(uid)", container: c)`,
+		},
+		"a group without a user takes the image's": {
+			pod: &corev1.PodSecurityContext{RunAsGroup: &uid}, image: imageIs(nil, "www"),
+			check: func(s *cri.LinuxContainerSecurityContext) bool { return s.RunAsUsername == "www" },
+		},
 		"unmasked": {own: &corev1.SecurityContext{ProcMount: new(corev1.UnmaskedProcMount)}, check: func(s *cri.LinuxContainerSecurityContext) bool { return len(s.MaskedPaths)+len(s.ReadonlyPaths) == 0 }},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -129,164 +129,228 @@ func TestDecide(t *testing.T) {
 		waits   string
 	}{
 		"a new pod: volumes, sandbox and image are seen to at once": {
-			want: "prepare, sandbox 0, image c", waits: "ContainerCreating"},
+			want: "prepare, sandbox 0, image c", waits: "ContainerCreating",
+		},
 		"the image is being pulled: nothing is to be done but wait": {
-			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: map[string]Image{"c": {Pulling: true}}}, want: "", waits: "ContainerCreating"},
+			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: map[string]Image{"c": {Pulling: true}}}, want: "", waits: "ContainerCreating",
+		},
 		"all is there: the container is started": {
-			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 0"},
+			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 0",
+		},
 		"the image is there but volumes are not: nothing is started": {
-			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Images: images("c")}, want: "prepare"},
+			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Images: images("c")}, want: "prepare",
+		},
 		"volumes failed a moment ago: they are tried again later": {
-			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Images: images("c"), Unready: &Failure{Retry: now.Add(9 * time.Second)}}, want: "wake in 9s"},
+			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Images: images("c"), Unready: &Failure{Retry: now.Add(9 * time.Second)}}, want: "wake in 9s",
+		},
 		"the sandbox failed a moment ago: it is tried again later": {
-			work: Work{Prepared: true, Images: images("c"), NoSandbox: &Failure{Retry: now.Add(9 * time.Second)}}, want: "wake in 9s"},
+			work: Work{Prepared: true, Images: images("c"), NoSandbox: &Failure{Retry: now.Add(9 * time.Second)}}, want: "wake in 9s",
+		},
 		"it runs: nothing is to be done": {
-			seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: ""},
+			seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "",
+		},
 		"it was created and never started: it is removed, to be made again under its number": {
-			seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(running("c"), func(c *Container) { c.State = Created })}}, work: prepared, want: "remove c0"},
+			seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(running("c"), func(c *Container) { c.State = Created })}}, work: prepared, want: "remove c0",
+		},
 		"its first end is followed by a start at once, the next only after the first delay": {
-			seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 1)}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 10s"},
+			seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 1)}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 10s",
+		},
 		"it ended, and its delay is not over": {
 			seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(exited("c", 1), func(c *Container) { c.Delay = 20 * time.Second })}}, work: prepared,
-			want: "wake in 19s", waits: "CrashLoopBackOff: back-off 20s restarting failed container=c pod=p_ns(uid)"},
+			want: "wake in 19s", waits: "CrashLoopBackOff: back-off 20s restarting failed container=c pod=p_ns(uid)",
+		},
 		"its delay is over: it is started, and the next one is twice as long": {
 			seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(exited("c", 1), func(c *Container) { c.Delay, c.Finished = 20*time.Second, ago(time.Minute) })}},
-			work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 40s"},
+			work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 40s",
+		},
 		"delays end at five minutes": {
 			seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(exited("c", 1), func(c *Container) {
 				c.Delay, c.Finished, c.Created = 200*time.Second, ago(time.Hour), ago(61*time.Minute)
 			})}},
-			work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 5m0s"},
+			work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 5m0s",
+		},
 		"it ran for more than ten minutes: it counts as the first end": {
 			seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(exited("c", 1), func(c *Container) { c.Delay, c.Created = 5*time.Minute, ago(time.Hour) })}},
-			work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 10s"},
+			work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 10s",
+		},
 		"the image has to be looked for again before a restart": {
-			seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 1)}}, work: prepared, want: "image c"},
+			seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 1)}}, work: prepared, want: "image c",
+		},
 		"older dead containers than the last are removed": {
 			seen: seen{s: []Sandbox{sandbox0}, c: []Container{
 				with(running("c"), func(c *Container) { c.ID, c.Attempt = "c2", 2 }), with(exited("c", 1), func(c *Container) { c.ID, c.Attempt = "c1", 1 }), exited("c", 1),
-			}}, work: prepared, want: "remove c0"},
+			}}, work: prepared, want: "remove c0",
+		},
 		"restart policy never: the end is the end, and volumes are not needed any more": {
-			pod: pods{policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 1)}}, work: prepared, want: "stop sandbox s0"},
+			pod: pods{policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 1)}}, work: prepared, want: "stop sandbox s0",
+		},
 		"a pod that has ended is cleaned up once its sandbox is down": {
-			pod: pods{policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 1)}}, work: prepared, want: "clean volumes"},
+			pod: pods{policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 1)}}, work: prepared, want: "clean volumes",
+		},
 		"a pod that has ended and is cleaned up rests": {
-			pod: pods{policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 1)}}, work: Work{Cleaned: CleanVolumes}, want: ""},
+			pod: pods{policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 1)}}, work: Work{Cleaned: CleanVolumes}, want: "",
+		},
 		"restart policy on failure: success is the end": {
-			pod: pods{policy(corev1.RestartPolicyOnFailure)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 0)}}, work: prepared, want: "stop sandbox s0"},
+			pod: pods{policy(corev1.RestartPolicyOnFailure)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 0)}}, work: prepared, want: "stop sandbox s0",
+		},
 		"restart policy on failure: a failure is not": {
-			pod: pods{policy(corev1.RestartPolicyOnFailure)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 2)}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 10s"},
+			pod: pods{policy(corev1.RestartPolicyOnFailure)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 2)}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 10s",
+		},
 		"a container's own rule is heard before the pod's policy": {
 			pod: pods{policy(corev1.RestartPolicyNever), func(p *corev1.Pod) {
 				p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{
 					Action: corev1.ContainerRestartRuleActionRestart, ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}},
 				}}
 			}},
-			seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 42)}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 10s"},
+			seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 42)}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 1 then 10s",
+		},
 		"the sandbox died, and its container ended: another is made, with the next number": {
-			seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 137)}}, work: prepared, want: "sandbox 1, image c"},
+			seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 137)}}, work: prepared, want: "sandbox 1, image c",
+		},
 		"the sandbox died, and its container runs on: it is stopped first": {
-			seen: seen{s: []Sandbox{dead0}, c: []Container{running("c")}}, work: prepared, want: "stop c in 30s"},
+			seen: seen{s: []Sandbox{dead0}, c: []Container{running("c")}}, work: prepared, want: "stop c in 30s",
+		},
 		"in a new sandbox a container starts at once, whatever it did in the old one": {
 			seen: seen{s: []Sandbox{sandbox1, dead0}, c: []Container{with(exited("c", 1), func(c *Container) { c.Delay = 5 * time.Minute })}},
-			work: Work{Prepared: true, Images: images("c")}, want: "start c 1"},
+			work: Work{Prepared: true, Images: images("c")}, want: "start c 1",
+		},
 		"two sandboxes are ready: the older is stopped": {
-			seen: seen{s: []Sandbox{sandbox1, sandbox0}, c: []Container{with(running("c"), func(c *Container) { c.Sandbox = "s1" })}}, work: prepared, want: "stop sandbox s0"},
+			seen: seen{s: []Sandbox{sandbox1, sandbox0}, c: []Container{with(running("c"), func(c *Container) { c.Sandbox = "s1" })}}, work: prepared, want: "stop sandbox s0",
+		},
 		"an old sandbox of which nothing is left is removed": {
-			seen: seen{s: []Sandbox{sandbox1, dead0}, c: []Container{with(running("c"), func(c *Container) { c.Sandbox = "s1" })}}, work: prepared, want: "remove sandbox s0"},
+			seen: seen{s: []Sandbox{sandbox1, dead0}, c: []Container{with(running("c"), func(c *Container) { c.Sandbox = "s1" })}}, work: prepared, want: "remove sandbox s0",
+		},
 		"the runtime forgot all, the API did not: the number goes on": {
 			pod: pods{func(p *corev1.Pod) {
 				p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", ContainerID: "x", RestartCount: 4}}
 			}},
-			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 5"},
+			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 5",
+		},
 		"the image was changed: the container is stopped, to be started with the new one": {
-			seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(running("c"), func(c *Container) { c.Hash = "other" })}}, work: prepared, want: "stop c in 30s"},
+			seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(running("c"), func(c *Container) { c.Hash = "other" })}}, work: prepared, want: "stop c in 30s",
+		},
 
 		"init containers come first": {
-			pod: pods{inits(named("i"), named("j"))}, seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: images("i", "j", "c")}, want: "start i 0"},
+			pod: pods{inits(named("i"), named("j"))}, seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: images("i", "j", "c")}, want: "start i 0",
+		},
 		"the first init container is done: the second starts": {
-			pod: pods{inits(named("i"), named("j"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("i", 0)}}, work: Work{Prepared: true, Images: images("i", "j", "c")}, want: "start j 0"},
+			pod: pods{inits(named("i"), named("j"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("i", 0)}}, work: Work{Prepared: true, Images: images("i", "j", "c")}, want: "start j 0",
+		},
 		"an init container runs: all others wait": {
-			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i")}}, work: Work{Prepared: true, Images: images("c")}, want: "", waits: "PodInitializing"},
+			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i")}}, work: Work{Prepared: true, Images: images("c")}, want: "", waits: "PodInitializing",
+		},
 		"an init container failed: it is tried again": {
-			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("i", 1)}}, work: Work{Prepared: true, Images: images("i", "c")}, want: "start i 1 then 10s"},
+			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("i", 1)}}, work: Work{Prepared: true, Images: images("i", "c")}, want: "start i 1 then 10s",
+		},
 		"an init container failed, and the pod never restarts: that is the end": {
-			pod: pods{inits(named("i")), policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("i", 1)}}, work: prepared, want: "stop sandbox s0"},
+			pod: pods{inits(named("i")), policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("i", 1)}}, work: prepared, want: "stop sandbox s0",
+		},
 		"all init containers are done: the others start": {
-			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("i", 0)}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 0"},
+			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("i", 0)}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 0",
+		},
 		"after a reboot init containers run again": {
-			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox1, dead0}, c: []Container{exited("i", 0), exited("c", 137)}}, work: Work{Prepared: true, Images: images("i", "c")}, want: "start i 1"},
+			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox1, dead0}, c: []Container{exited("i", 0), exited("c", 137)}}, work: Work{Prepared: true, Images: images("i", "c")}, want: "start i 1",
+		},
 		"a container that was started says that init is over, though its init container was removed": {
-			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: ""},
+			pod: pods{inits(named("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "",
+		},
 		"a sidecar that does not run holds up those after it": {
-			pod: pods{inits(sidecar("i"))}, seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: images("i", "c")}, want: "start i 0"},
+			pod: pods{inits(sidecar("i"))}, seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: images("i", "c")}, want: "start i 0",
+		},
 		"a sidecar runs: those after it start": {
-			pod: pods{inits(sidecar("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i")}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 0"},
+			pod: pods{inits(sidecar("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i")}}, work: Work{Prepared: true, Images: images("c")}, want: "start c 0",
+		},
 		"a sidecar ended: it is started again, also if the pod never restarts": {
 			pod: pods{inits(sidecar("i")), policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("i", 0), running("c")}},
-			work: Work{Prepared: true, Images: images("i")}, want: "start i 1 then 10s"},
+			work: Work{Prepared: true, Images: images("i")}, want: "start i 1 then 10s",
+		},
 		"only sidecars are left: they are stopped": {
-			pod: pods{inits(sidecar("i")), policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i"), exited("c", 0)}}, work: prepared, want: "stop i in 30s"},
+			pod: pods{inits(sidecar("i")), policy(corev1.RestartPolicyNever)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i"), exited("c", 0)}}, work: prepared, want: "stop i in 30s",
+		},
 
 		"a pull failed: the registry's words are shown first": {
 			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: map[string]Image{"c": {Failure: &Failure{Reason: "ErrImagePull", Message: "denied", At: now, Retry: now.Add(10 * time.Second)}}}},
-			want: "wake in 1s", waits: "ErrImagePull: denied"},
+			want: "wake in 1s", waits: "ErrImagePull: denied",
+		},
 		"a pull failed a while ago: it backs off": {
 			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: map[string]Image{"c": {Failure: &Failure{Reason: "ErrImagePull", Message: "denied", At: ago(2 * time.Second), Retry: now.Add(8 * time.Second)}}}},
-			want: "wake in 8s", waits: `ImagePullBackOff: Back-off pulling image "img:1": ErrImagePull: denied`},
+			want: "wake in 8s", waits: `ImagePullBackOff: Back-off pulling image "img:1": ErrImagePull: denied`,
+		},
 		"a pull is due again": {
-			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: map[string]Image{"c": {Failure: &Failure{Reason: "ErrImagePull", At: ago(time.Minute), Retry: now}}}}, want: "image c"},
+			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: map[string]Image{"c": {Failure: &Failure{Reason: "ErrImagePull", At: ago(time.Minute), Retry: now}}}}, want: "image c",
+		},
 		"creating failed a moment ago: it is tried again later": {
 			seen: seen{s: []Sandbox{sandbox0}}, work: Work{Prepared: true, Images: images("c"), Failed: map[string]Failure{"c": {Reason: "CreateContainerError", Message: "no", Retry: now.Add(7 * time.Second)}}},
-			want: "wake in 7s", waits: "CreateContainerError: no"},
+			want: "wake in 7s", waits: "CreateContainerError: no",
+		},
 
 		"a deleted pod is stopped with its grace": {
-			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "stop c in 12s"},
+			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "stop c in 12s",
+		},
 		"it is being stopped: nothing is to be done": {
-			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: Work{DownSince: ago(time.Second), Stopping: map[string]time.Time{"c0": now.Add(11 * time.Second)}}, want: ""},
+			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: Work{DownSince: ago(time.Second), Stopping: map[string]time.Time{"c0": now.Add(11 * time.Second)}}, want: "",
+		},
 		"a second delete with a shorter grace stops it sooner": {
-			pod: pods{deleted(1)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: Work{DownSince: now, Stopping: map[string]time.Time{"c0": now.Add(11 * time.Second)}}, want: "stop c in 1s"},
+			pod: pods{deleted(1)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: Work{DownSince: now, Stopping: map[string]time.Time{"c0": now.Add(11 * time.Second)}}, want: "stop c in 1s",
+		},
 		"containers are down: the sandbox goes": {
-			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 0)}}, want: "stop sandbox s0"},
+			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{exited("c", 0)}}, want: "stop sandbox s0",
+		},
 		"the sandbox is down: all goes": {
-			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 0)}}, want: "clean all"},
+			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 0)}}, want: "clean all",
+		},
 		"all is gone: the API may forget it": {
-			pod: pods{deleted(12)}, work: Work{Cleaned: CleanAll}, want: "delete"},
+			pod: pods{deleted(12)}, work: Work{Cleaned: CleanAll}, want: "delete",
+		},
 		"a deleted pod of which nothing was ever made is cleaned up all the same": {
-			pod: pods{deleted(12)}, want: "clean all"},
+			pod: pods{deleted(12)}, want: "clean all",
+		},
 		"it ended before it was deleted: what was kept of it goes too": {
-			pod: pods{deleted(12), func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }}, work: Work{Cleaned: CleanVolumes}, want: "clean all"},
+			pod: pods{deleted(12), func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }}, work: Work{Cleaned: CleanVolumes}, want: "clean all",
+		},
 		"sidecars are stopped after the others, the last first": {
-			pod: pods{deleted(12), inits(sidecar("i"), sidecar("j"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i"), running("j"), exited("c", 0)}}, want: "stop j in 12s"},
+			pod: pods{deleted(12), inits(sidecar("i"), sidecar("j"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i"), running("j"), exited("c", 0)}}, want: "stop j in 12s",
+		},
 		"sidecars wait for the others": {
-			pod: pods{deleted(12), inits(sidecar("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i"), running("c")}}, want: "stop c in 12s"},
+			pod: pods{deleted(12), inits(sidecar("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i"), running("c")}}, want: "stop c in 12s",
+		},
 		"a sidecar whose turn comes after the grace still gets a moment": {
-			pod: pods{deleted(12), inits(sidecar("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i")}}, work: Work{DownSince: ago(time.Minute)}, want: "stop i in 2s"},
+			pod: pods{deleted(12), inits(sidecar("i"))}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("i")}}, work: Work{DownSince: ago(time.Minute)}, want: "stop i in 2s",
+		},
 		"a container that was never started is removed": {
-			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(running("c"), func(c *Container) { c.State = Created })}}, want: "remove c0"},
+			pod: pods{deleted(12)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{with(running("c"), func(c *Container) { c.State = Created })}}, want: "remove c0",
+		},
 
 		"a pod that the API does not know was deleted by force: it gets a small grace, not the one it was made with": {
-			unknown: true, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, want: "stop c in 2s"},
+			unknown: true, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, want: "stop c in 2s",
+		},
 		"what is left of such a pod goes, and the API is asked nothing": {
-			unknown: true, seen: seen{s: []Sandbox{dead0}}, want: "clean all"},
+			unknown: true, seen: seen{s: []Sandbox{dead0}}, want: "clean all",
+		},
 		"nothing is left of it": {
-			unknown: true, work: Work{Cleaned: CleanAll}, want: ""},
+			unknown: true, work: Work{Cleaned: CleanAll}, want: "",
+		},
 		"a pod that was rejected runs nothing": {
-			work: Work{Rejected: &Failure{Reason: "OutOfcpu"}, Cleaned: CleanAll}, want: ""},
+			work: Work{Rejected: &Failure{Reason: "OutOfcpu"}, Cleaned: CleanAll}, want: "",
+		},
 		"its time is over": {
 			pod: pods{func(p *corev1.Pod) {
 				p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = new(int64(60)), &metav1.Time{Time: ago(time.Minute)}
 			}},
-			seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "stop c in 30s"},
+			seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "stop c in 30s",
+		},
 		"its time will be over": {
 			pod: pods{func(p *corev1.Pod) {
 				p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = new(int64(90)), &metav1.Time{Time: ago(time.Minute)}
 			}},
-			seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "wake in 30s"},
+			seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "wake in 30s",
+		},
 		"the node is being stopped: its pods are too": {
-			drain: true, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "stop c in 30s"},
+			drain: true, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: prepared, want: "stop c in 30s",
+		},
 		"the node is being stopped: what is down stays, for the next start": {
-			drain: true, seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 143)}}, work: prepared, want: ""},
+			drain: true, seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 143)}}, work: prepared, want: "",
+		},
 		"the node is being stopped: nothing new is made": {drain: true, want: ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -28,8 +28,10 @@ func (n *Network) table() nft.Table {
 		{Name: "output", Base: &nft.Base{Hook: nft.Output, Priority: nft.PriorityFilter}, Rules: []nft.Rule{unowned}},
 		{Name: "masquerade", Base: &nft.Base{Kind: nft.NAT, Hook: nft.Postrouting, Priority: nft.PrioritySrcNAT}, Rules: []nft.Rule{
 			{If: []nft.Match{nft.To{Prefix: multicast}}, Do: nft.Return{}},
-			{If: []nft.Match{nft.From{Prefix: c.Node}, nft.To{Prefix: c.Pods, Not: true}, nft.Out{Link: bridge, Not: true}},
-				Do: nft.Masquerade{}, Comment: "pods to the world"},
+			{
+				If: []nft.Match{nft.From{Prefix: c.Node}, nft.To{Prefix: c.Pods, Not: true}, nft.Out{Link: bridge, Not: true}},
+				Do: nft.Masquerade{}, Comment: "pods to the world",
+			},
 		}},
 	}}
 	if ports := n.sortedPorts(); len(ports) > 0 {

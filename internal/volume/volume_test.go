@@ -414,8 +414,17 @@ func TestSubPath(t *testing.T) {
 		path string
 		ok   bool
 	}{
-		{"dir", true}, {"dir/file", true}, {"inside/file", true}, {"new/deep", true},
-		{"absolute", false}, {"absolute/secret", false}, {"up/etc", false}, {"dir/twice/secret", false}, {"absolute/made", false}, {"../x", false}, {"/etc", false},
+		{"dir", true},
+		{"dir/file", true},
+		{"inside/file", true},
+		{"new/deep", true},
+		{"absolute", false},
+		{"absolute/secret", false},
+		{"up/etc", false},
+		{"dir/twice/secret", false},
+		{"absolute/made", false},
+		{"../x", false},
+		{"/etc", false},
 	} {
 		t.Run(fmt.Sprint(i, " ", c.path), func(t *testing.T) {
 			for range 2 { // a container's next start binds it again

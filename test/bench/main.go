@@ -82,9 +82,11 @@ func run(ctx context.Context, only string, idle time.Duration) (err error) {
 		name string
 		f    func(context.Context) error
 	}{
-		{"pods", b.pods}, {"memory", b.memory},
+		{"pods", b.pods},
+		{"memory", b.memory},
 		{"idle", func(ctx context.Context) error { return b.idle(ctx, idle) }},
-		{"writes", b.writes}, {"list", b.list},
+		{"writes", b.writes},
+		{"list", b.list},
 	} {
 		if want(part.name) {
 			if err := part.f(ctx); err != nil {
