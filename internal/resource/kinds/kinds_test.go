@@ -77,7 +77,7 @@ const rounds = 60 // random objects of each kind
 func TestDefaultingTwiceIsDefaultingOnce(t *testing.T) {
 	eachKind(t, func(t *testing.T, _ *resource.Table, k *resource.Kind, fresh func(int64) resource.Object) {
 		if k.Default == nil {
-			t.Skip("nothing to default")
+			return // nothing to default
 		}
 		for seed := range int64(rounds) {
 			once := fresh(seed)

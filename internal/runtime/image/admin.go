@@ -2,6 +2,7 @@ package image
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 )
 
@@ -25,6 +26,8 @@ func NewAdminHandler(store *Store) http.Handler {
 				return
 			}
 		}
+		// What an archive has behind its end is read too: a connection cannot go on with a part of its request unread.
+		defer func() { _, _ = io.Copy(io.Discard, r.Body) }()
 		control := http.NewResponseController(w)
 		_ = control.EnableFullDuplex() // progress goes out while the archive comes in
 		w.Header().Set("Content-Type", "application/x-ndjson")
