@@ -173,6 +173,7 @@ func (n *node) load(ctx context.Context, out io.Writer, file, name string) error
 }
 
 func pull(ctx context.Context, out io.Writer, n *node, args []string) error {
+	fmt.Fprintf(out, "Pulling %s ...\n", args[0])
 	// The annotation asks the registry even for a name that was loaded by hand; the runtime's package image explains.
 	spec := &runtimeapi.ImageSpec{Image: args[0], UserSpecifiedImage: args[0], Annotations: map[string]string{"sampan.dev/from-registry": "true"}}
 	resp, err := n.images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec})
