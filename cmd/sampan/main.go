@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -44,7 +45,7 @@ func run(args []string) int {
 		return 0
 	case errors.As(err, &exit):
 		return int(exit)
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"): // which cobra has no type for
 		fmt.Fprintf(os.Stderr, "sampan: %v\nSee `%s --help`.\n", err, cmd.CommandPath())
 		return 2
 	}
