@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,13 +73,17 @@ func TestTheManifestFromARegistry(t *testing.T) {
 	contains(t, "describe", c.kubectl("describe", "pod", "absent"), "NAME_UNKNOWN")
 }
 
-// machine lists what a cluster could leave behind: links, routes, rules, mounts, control groups, files in /run.
+// machine lists what this run's clusters could leave behind: links, routes, rules, mounts, control groups, files in /run. Others on the machine are left out.
 func machine(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
 	for _, pattern := range []string{"/sys/fs/cgroup/sampan-*", "/sys/fs/cgroup/*/sampan-*", "/run/sampan/*"} {
 		found, _ := filepath.Glob(pattern)
-		b.WriteString(strings.Join(found, "\n") + "\n")
+		for _, path := range found {
+			if slices.ContainsFunc(ids, func(id string) bool { return strings.Contains(path, id) }) {
+				b.WriteString(path + "\n")
+			}
+		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

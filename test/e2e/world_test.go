@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sampan.dev/internal/instance"
 )
 
 // inside marks the process that runs in the namespaces.
@@ -93,10 +95,18 @@ type cluster struct {
 	args []string // of up, beside --data-dir
 }
 
+// ids are those of all clusters that this run has started.
+var ids []string
+
 // newCluster starts a cluster that the test's end removes. With a number above zero it takes ports and ranges of its own.
 func newCluster(t testing.TB, number int) *cluster {
 	t.Helper()
 	c := &cluster{t: t, dir: filepath.Join(t.TempDir(), "data")}
+	inst, err := instance.At(c.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids = append(ids, inst.ID)
 	c.args = []string{"--merge-kubeconfig=false", "--log-level=info", "--node-name=node"}
 	if number > 0 {
 		c.args = append(c.args, fmt.Sprintf("--api-port=%d", 6443+number), fmt.Sprintf("--node-port=%d", 10250+number),
