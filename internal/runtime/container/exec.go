@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -89,8 +88,8 @@ type pipes struct {
 	ours    []*os.File
 	stdin   *os.File
 	outputs map[*os.File]io.Writer
-	copying sync.WaitGroup
-	ended   atomic.Bool // the process has
+	ended   chan struct{} // closed once the process has
+	copied  chan struct{} // closed once all its output is passed on
 }
 
 func (e *ExecSpec) connect(p *libcontainer.Process) (_ *pipes, err error) {
@@ -159,9 +158,14 @@ func (x *pipes) started() error {
 		}
 		go resize(console, x.spec.Resize)
 	}
+	var copying sync.WaitGroup
 	for r, w := range x.outputs {
-		x.copying.Go(func() { x.copy(w, r) })
+		copying.Go(func() { x.copy(w, r) })
 	}
+	go func() {
+		copying.Wait()
+		close(x.copied)
+	}()
 	if x.stdin != nil && x.spec.Stdin != nil {
 		go func() {
 			_, _ = io.Copy(x.stdin, x.spec.Stdin) // it may wait for its caller for ever; closing ends it when it next has something
@@ -171,26 +175,6 @@ func (x *pipes) started() error {
 		}()
 	}
 	return nil
-}
-
-// copy passes output on until its end, or, once the process has ended, until nothing more has come for a while: however slow its reader is, nothing of
-// what the process wrote is cut.
-func (x *pipes) copy(w io.Writer, r *os.File) {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-		if x.ended.Load() {
-			_ = r.SetReadDeadline(time.Now().Add(lingering))
-		}
-	}
 }
 
 var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
@@ -255,4 +239,3 @@ func resize(console *os.File, sizes <-chan Size) {
 		})
 	}
 }
-

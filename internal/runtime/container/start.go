@@ -81,14 +81,13 @@ func (m *Manager) start(_ context.Context, c *container, spec *Spec) (err error)
 		}
 	}()
 	err = lib.Run(child)
-	pid, pidErr := child.Pid()
 	defer func() {
-		if err != nil && pidErr == nil && pid > 0 { // it may hang before its program
+		if pid, e := child.Pid(); err != nil && e == nil && pid > 0 { // it may hang before its program
 			_ = child.Signal(unix.SIGKILL)
 			_, _ = child.Wait()
 		}
 	}()
-	if err = errors.Join(err, pidErr); err != nil {
+	if err != nil {
 		return plain(err)
 	}
 	if console != nil {
@@ -97,19 +96,19 @@ func (m *Manager) start(_ context.Context, c *container, spec *Spec) (err error)
 			return err
 		}
 		if io, err = m.openStdio(spec, master); err != nil {
-			return err
+			return errors.Join(err, master.Close())
 		}
 	}
 	st, err := lib.State()
 	if err != nil {
 		return err
 	}
-	process, err := openProcess(pid, st.InitProcessStartTime)
+	process, err := openProcess(st.InitProcessPid, st.InitProcessStartTime)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
-	c.state.Status, c.state.PID, c.state.Started = Running, pid, time.Now()
+	c.state.Status, c.state.PID, c.state.Started = Running, process.pid, time.Now()
 	c.io, c.process, c.child, c.paths = io, process, child, st.CgroupPaths
 	state := c.state
 	c.mu.Unlock()
@@ -192,4 +191,3 @@ func (m *Manager) failed(c *container, err error) {
 	close(c.ended)
 	m.cfg.OnEvent(state)
 }
-
