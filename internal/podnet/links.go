@@ -31,7 +31,9 @@ func ipnet(p netip.Prefix) *net.IPNet {
 // free refuses ranges that somebody else on this machine uses: any route into them that is not ours. Wider routes do no harm,
 // since the longer prefix wins.
 func free(c Config) error {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return fmt.Errorf("pod network: list routes: %w", err)
 	}
@@ -127,7 +129,7 @@ func raise(c Config, bridge netlink.Link) error {
 		return fmt.Errorf("route %s to bridge %s: %w", c.Service, c.Bridge(), err)
 	}
 	gateway := &net.IPNet{IP: c.Gateway().AsSlice(), Mask: net.CIDRMask(c.Node.Bits(), 32)}
-	addrs, err := netlink.AddrList(bridge, netlink.FAMILY_V4)
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(bridge, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("list addresses of bridge %s: %w", c.Bridge(), err)
 	}
@@ -173,7 +175,7 @@ func sysctl(name, value string) error {
 func removeLinks(c Config) error {
 	var errs []error
 	if bridge, err := netlink.LinkByName(c.Bridge()); err == nil {
-		links, err := netlink.LinkList()
+		links, err := whole(netlink.LinkList)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("list links: %w", err))
 		}
@@ -184,8 +186,10 @@ func removeLinks(c Config) error {
 		}
 		errs = append(errs, ignore(netlink.LinkDel(bridge), "remove bridge "+c.Bridge()))
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Protocol: routeProtocol},
-		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Protocol: routeProtocol},
+			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	})
 	if err != nil {
 		errs = append(errs, fmt.Errorf("list routes: %w", err))
 	}
@@ -204,4 +208,14 @@ func ignore(err error, what string) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// whole asks the kernel for a list again while others change it: what it gives then may lack some (NLM_F_DUMP_INTR, netlink(7)).
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 20 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return all, err
 }

@@ -251,6 +251,9 @@ func (n *Network) Keep(sandboxes []string) error {
 			known[LinkName(id)] = true
 		}
 		all, err := n.links.LinkList()
+		for try := 0; try < 20 && errors.Is(err, netlink.ErrDumpInterrupted); try++ {
+			all, err = n.links.LinkList() // others changed links meanwhile, and some may be missing (netlink(7))
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("list links: %w", err))
 		}
