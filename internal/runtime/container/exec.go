@@ -14,8 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lingering bounds how long the end of an executed process's output is awaited after its own end and the last that came: what it started may hold its
-// output open.
+// lingering bounds how long output of an executed process is awaited after its end: what it started may hold its output open.
 const lingering = 500 * time.Millisecond
 
 // Exec runs a further process in a container and returns its exit code. The end of ctx, or the timeout, kills it.
@@ -55,16 +54,16 @@ func (m *Manager) Exec(ctx context.Context, id string, e ExecSpec) (int32, error
 		return 0, fmt.Errorf("exec in container %s: %w", id, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = process.Signal(unix.SIGKILL) })
-	ws, ok := waitStatus(process.Wait())
+	state, err := process.Wait()
 	stop()
-	pipes.finish(ctx)
+	pipes.finish()
 	if ctx.Err() != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", id, ctx.Err())
 	}
-	if !ok {
-		return 0, fmt.Errorf("exec in container %s: how it ended is not known", id)
+	if ws, ok := waitStatus(state, err); ok {
+		return exitCode(ws), nil
 	}
-	return exitCode(ws), nil
+	return 0, fmt.Errorf("exec in container %s: %w", id, err)
 }
 
 func waitStatus(state *os.ProcessState, err error) (syscall.WaitStatus, bool) {
@@ -88,12 +87,11 @@ type pipes struct {
 	ours    []*os.File
 	stdin   *os.File
 	outputs map[*os.File]io.Writer
-	ended   chan struct{} // closed once the process has
-	copied  chan struct{} // closed once all its output is passed on
+	copying sync.WaitGroup
 }
 
 func (e *ExecSpec) connect(p *libcontainer.Process) (_ *pipes, err error) {
-	x := &pipes{spec: e, outputs: map[*os.File]io.Writer{}, ended: make(chan struct{}), copied: make(chan struct{})}
+	x := &pipes{spec: e, outputs: map[*os.File]io.Writer{}}
 	defer func() {
 		if err != nil {
 			x.close()
@@ -158,14 +156,9 @@ func (x *pipes) started() error {
 		}
 		go resize(console, x.spec.Resize)
 	}
-	var copying sync.WaitGroup
 	for r, w := range x.outputs {
-		copying.Go(func() { x.copy(w, r) })
+		x.copying.Go(func() { _, _ = io.Copy(w, r) })
 	}
-	go func() {
-		copying.Wait()
-		close(x.copied)
-	}()
 	if x.stdin != nil && x.spec.Stdin != nil {
 		go func() {
 			_, _ = io.Copy(x.stdin, x.spec.Stdin) // it may wait for its caller for ever; closing ends it when it next has something
@@ -177,45 +170,12 @@ func (x *pipes) started() error {
 	return nil
 }
 
-var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
-
-// copy passes output on until it ends, or nothing has come for a while after the process's own end. A writer that takes its time is waited for; one that
-// has failed misses the rest, which is read all the same, so that the process does not wait.
-func (x *pipes) copy(w io.Writer, r *os.File) {
-	buf := buffers.Get().(*[32 << 10]byte)
-	defer buffers.Put(buf)
-	for late := 0; late < 2; { // the deadline may have passed before there was time to read: only the second one counts
-		select {
-		case <-x.ended:
-			_ = r.SetReadDeadline(time.Now().Add(lingering / 2))
-		default:
-		}
-		n, err := r.Read(buf[:])
-		if n > 0 {
-			late = 0
-			if _, err := w.Write(buf[:n]); err != nil {
-				w = io.Discard
-			}
-		}
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			late++
-		case err != nil:
-			return
-		}
-	}
-}
-
-// finish waits until what was written before the process's end has been passed on. Once ctx has ended nobody is waiting for it.
-func (x *pipes) finish(ctx context.Context) {
-	close(x.ended)
+// finish takes what is left of the output.
+func (x *pipes) finish() {
 	for r := range x.outputs {
-		_ = r.SetReadDeadline(time.Now().Add(lingering / 2))
+		_ = r.SetReadDeadline(time.Now().Add(lingering))
 	}
-	select {
-	case <-x.copied:
-	case <-ctx.Done():
-	}
+	x.copying.Wait()
 }
 
 func (x *pipes) close() {
@@ -237,5 +197,53 @@ func resize(console *os.File, sizes <-chan Size) {
 		_ = raw.Control(func(fd uintptr) {
 			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: size.Width, Row: size.Height})
 		})
+	}
+}
+
+// Attach connects somebody with a running container's input and output until it ends, ctx ends, or they can no longer be written to.
+func (m *Manager) Attach(ctx context.Context, id string, stdin io.Reader, stdout, stderr io.Writer, sizes <-chan Size) error {
+	c, err := m.get(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	s := c.io
+	c.mu.Unlock()
+	if s == nil {
+		return fmt.Errorf("attach to container %s: %w: it does not run", id, ErrState)
+	}
+	spec, _ := m.Spec(id)
+	a := &attached{stdout: stdout, stderr: stderr, failed: make(chan error, 2)}
+	s.mu.Lock()
+	s.watchers[a] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.watchers, a)
+		s.mu.Unlock()
+	}()
+	if s.console != nil && sizes != nil {
+		go resize(s.console, sizes)
+	}
+	in := s.stdin
+	if s.console != nil {
+		in = s.console
+	}
+	if stdin != nil && in != nil {
+		go func() {
+			_, err := io.Copy(in, stdin)
+			if err == nil && spec.StdinOnce && s.console == nil {
+				in.Close() // the container sees the end of its input
+			}
+		}()
+	}
+	select {
+	case err := <-a.failed:
+		if errors.Is(err, errClosed) {
+			return nil
+		}
+		return fmt.Errorf("attach to container %s: %w", id, err)
+	case <-ctx.Done():
+		return nil
 	}
 }
