@@ -27,7 +27,6 @@ func (m *Manager) config(s *Spec) (*configs.Config, error) {
 		MaskPaths:       s.MaskedPaths,
 		ReadonlyPaths:   s.ReadonlyPaths,
 		Sysctl:          s.Sysctls,
-		NoNewKeyring:    true,
 		RootPropagation: unix.MS_SLAVE | unix.MS_REC,
 		Version:         "1.2.0",
 		Namespaces:      namespaces(s),

@@ -14,7 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lingering bounds how long output of an executed process is awaited after its end: what it started may hold its output open.
+// lingering bounds how long the end of an executed process's output is awaited after its own end and the last that came: what it started may hold its
+// output open.
 const lingering = 500 * time.Millisecond
 
 // Exec runs a further process in a container and returns its exit code. The end of ctx, or the timeout, kills it.
@@ -54,16 +55,16 @@ func (m *Manager) Exec(ctx context.Context, id string, e ExecSpec) (int32, error
 		return 0, fmt.Errorf("exec in container %s: %w", id, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = process.Signal(unix.SIGKILL) })
-	state, err := process.Wait()
+	ws, ok := waitStatus(process.Wait())
 	stop()
-	pipes.finish()
+	pipes.finish(ctx)
 	if ctx.Err() != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", id, ctx.Err())
 	}
-	if ws, ok := waitStatus(state, err); ok {
-		return exitCode(ws), nil
+	if !ok {
+		return 0, fmt.Errorf("exec in container %s: how it ended is not known", id)
 	}
-	return 0, fmt.Errorf("exec in container %s: %w", id, err)
+	return exitCode(ws), nil
 }
 
 func waitStatus(state *os.ProcessState, err error) (syscall.WaitStatus, bool) {
@@ -87,11 +88,12 @@ type pipes struct {
 	ours    []*os.File
 	stdin   *os.File
 	outputs map[*os.File]io.Writer
-	copying sync.WaitGroup
+	ended   chan struct{} // closed once the process has
+	copied  chan struct{} // closed once all its output is passed on
 }
 
 func (e *ExecSpec) connect(p *libcontainer.Process) (_ *pipes, err error) {
-	x := &pipes{spec: e, outputs: map[*os.File]io.Writer{}}
+	x := &pipes{spec: e, outputs: map[*os.File]io.Writer{}, ended: make(chan struct{}), copied: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			x.close()
@@ -156,9 +158,14 @@ func (x *pipes) started() error {
 		}
 		go resize(console, x.spec.Resize)
 	}
+	var copying sync.WaitGroup
 	for r, w := range x.outputs {
-		x.copying.Go(func() { _, _ = io.Copy(w, r) })
+		copying.Go(func() { x.copy(w, r) })
 	}
+	go func() {
+		copying.Wait()
+		close(x.copied)
+	}()
 	if x.stdin != nil && x.spec.Stdin != nil {
 		go func() {
 			_, _ = io.Copy(x.stdin, x.spec.Stdin) // it may wait for its caller for ever; closing ends it when it next has something
@@ -170,12 +177,45 @@ func (x *pipes) started() error {
 	return nil
 }
 
-// finish takes what is left of the output.
-func (x *pipes) finish() {
-	for r := range x.outputs {
-		_ = r.SetReadDeadline(time.Now().Add(lingering))
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+// copy passes output on until it ends, or nothing has come for a while after the process's own end. A writer that takes its time is waited for; one that
+// has failed misses the rest, which is read all the same, so that the process does not wait.
+func (x *pipes) copy(w io.Writer, r *os.File) {
+	buf := buffers.Get().(*[32 << 10]byte)
+	defer buffers.Put(buf)
+	for late := 0; late < 2; { // the deadline may have passed before there was time to read: only the second one counts
+		select {
+		case <-x.ended:
+			_ = r.SetReadDeadline(time.Now().Add(lingering / 2))
+		default:
+		}
+		n, err := r.Read(buf[:])
+		if n > 0 {
+			late = 0
+			if _, err := w.Write(buf[:n]); err != nil {
+				w = io.Discard
+			}
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			late++
+		case err != nil:
+			return
+		}
 	}
-	x.copying.Wait()
+}
+
+// finish waits until what was written before the process's end has been passed on. Once ctx has ended nobody is waiting for it.
+func (x *pipes) finish(ctx context.Context) {
+	close(x.ended)
+	for r := range x.outputs {
+		_ = r.SetReadDeadline(time.Now().Add(lingering / 2))
+	}
+	select {
+	case <-x.copied:
+	case <-ctx.Done():
+	}
 }
 
 func (x *pipes) close() {
@@ -197,53 +237,5 @@ func resize(console *os.File, sizes <-chan Size) {
 		_ = raw.Control(func(fd uintptr) {
 			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: size.Width, Row: size.Height})
 		})
-	}
-}
-
-// Attach connects somebody with a running container's input and output until it ends, ctx ends, or they can no longer be written to.
-func (m *Manager) Attach(ctx context.Context, id string, stdin io.Reader, stdout, stderr io.Writer, sizes <-chan Size) error {
-	c, err := m.get(id)
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	s := c.io
-	c.mu.Unlock()
-	if s == nil {
-		return fmt.Errorf("attach to container %s: %w: it does not run", id, ErrState)
-	}
-	spec, _ := m.Spec(id)
-	a := &attached{stdout: stdout, stderr: stderr, failed: make(chan error, 2)}
-	s.mu.Lock()
-	s.watchers[a] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.watchers, a)
-		s.mu.Unlock()
-	}()
-	if s.console != nil && sizes != nil {
-		go resize(s.console, sizes)
-	}
-	in := s.stdin
-	if s.console != nil {
-		in = s.console
-	}
-	if stdin != nil && in != nil {
-		go func() {
-			_, err := io.Copy(in, stdin)
-			if err == nil && spec.StdinOnce && s.console == nil {
-				in.Close() // the container sees the end of its input
-			}
-		}()
-	}
-	select {
-	case err := <-a.failed:
-		if errors.Is(err, errClosed) {
-			return nil
-		}
-		return fmt.Errorf("attach to container %s: %w", id, err)
-	case <-ctx.Done():
-		return nil
 	}
 }

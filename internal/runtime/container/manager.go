@@ -36,7 +36,8 @@ type container struct {
 	mu      sync.Mutex // guards the fields below
 	state   State
 	io      *stdio                // while it runs
-	process *libcontainer.Process // if it is this process's child
+	process *process              // its first process, while it runs
+	child   *libcontainer.Process // the same, if it is this process's child
 	paths   map[string]string     // of its control groups, by controller
 	stop    *stopping             // a stop under way
 }
@@ -56,6 +57,9 @@ func Open(cfg Config) (*Manager, error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open containers: %w", err)
 		}
+	}
+	if err := m.forgetBoot(); err != nil {
+		return nil, fmt.Errorf("open containers: %w", err)
 	}
 	entries, err := os.ReadDir(cfg.Dir)
 	if err != nil {
@@ -81,17 +85,15 @@ func (m *Manager) Close() error {
 	m.watching.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var errs []error
 	for _, c := range m.all {
-		if c.io != nil {
-			for _, s := range c.io.streams {
-				_ = s.file.SetReadDeadline(time.Now())
-			}
-			c.io.copying.Wait()
-			errs = append(errs, c.io.close())
+		if c.process != nil {
+			c.process.close()
+		}
+		if c.io != nil && c.io.stdin != nil {
+			_ = c.io.stdin.Close()
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 func (m *Manager) get(id string) (*container, error) {

@@ -1,7 +1,9 @@
 package container
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -64,4 +66,20 @@ func (m *Manager) Spec(id string) (Spec, bool) {
 		return Spec{}, false
 	}
 	return spec, true
+}
+
+// forgetBoot drops what libcontainer wrote before the machine started anew: RunDir may be on a disk, and its process numbers mean strangers now.
+func (m *Manager) forgetBoot() error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(m.cfg.RunDir, "boot")
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, boot) {
+		return nil
+	}
+	if err := errors.Join(os.RemoveAll(m.libRoot()), os.MkdirAll(m.libRoot(), 0o700)); err != nil {
+		return err
+	}
+	return os.WriteFile(path, boot, 0o600)
 }

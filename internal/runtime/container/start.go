@@ -57,19 +57,10 @@ func (m *Manager) start(_ context.Context, c *container, spec *Spec) (err error)
 			}
 		}
 	}()
-	io, err := m.openStdio(spec)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, io.close())
-		}
-	}()
-	process := newProcess(spec, spec.Args, spec.Env)
-	process.Init = true
-	process.NoNewPrivileges = &spec.NoNewPrivileges
-	closeAfter, console, err := m.connect(process, spec)
+	child := newProcess(spec, spec.Args, spec.Env)
+	child.Init = true
+	child.NoNewPrivileges = &spec.NoNewPrivileges
+	closeAfter, console, err := m.connect(child, spec)
 	defer func() {
 		for _, f := range closeAfter {
 			f.Close()
@@ -78,37 +69,55 @@ func (m *Manager) start(_ context.Context, c *container, spec *Spec) (err error)
 	if err != nil {
 		return err
 	}
-	if err := lib.Run(process); err != nil {
-		if pid, e := process.Pid(); e == nil && pid > 0 { // it may hang before its program
-			_ = unix.Kill(pid, unix.SIGKILL)
-			_, _ = process.Wait()
+	var io *stdio
+	if console == nil {
+		if io, err = m.openStdio(spec, nil); err != nil {
+			return err
 		}
+	}
+	defer func() {
+		if err != nil && io != nil {
+			io.copier.Abandon()
+		}
+	}()
+	err = lib.Run(child)
+	defer func() {
+		if pid, e := child.Pid(); err != nil && e == nil && pid > 0 { // it may hang before its program
+			_ = child.Signal(unix.SIGKILL)
+			_, _ = child.Wait()
+		}
+	}()
+	if err != nil {
 		return plain(err)
 	}
 	if console != nil {
-		if io.console, err = console.receive(); err != nil {
+		master, err := console.receive()
+		if err != nil {
 			return err
 		}
-		io.streams = append(io.streams, &stream{"stdout", io.console})
+		if io, err = m.openStdio(spec, master); err != nil {
+			return errors.Join(err, master.Close())
+		}
 	}
-	pid, err := process.Pid()
+	st, err := lib.State()
+	if err != nil {
+		return err
+	}
+	process, err := openProcess(st.InitProcessPid, st.InitProcessStartTime)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
-	c.state.Status, c.state.PID, c.state.Started = Running, pid, time.Now()
-	c.io, c.process = io, process
-	if st, err := lib.State(); err == nil {
-		c.paths = st.CgroupPaths
-	}
+	c.state.Status, c.state.PID, c.state.Started = Running, process.pid, time.Now()
+	c.io, c.process, c.child, c.paths = io, process, child, st.CgroupPaths
 	state := c.state
 	c.mu.Unlock()
 	if err := m.saveState(state); err != nil {
 		m.cfg.Log.Error("a container runs and its state is not on disk", "container", c.id, "error", err)
 	}
-	io.run(func(err error) { m.cfg.Log.Warn("output of a container is lost", "container", c.id, "error", err) })
-	m.watch(c, pid)
 	m.cfg.OnEvent(state)
+	m.copyOutput(c.id, io)
+	m.watch(c)
 	return nil
 }
 
@@ -135,8 +144,11 @@ func (m *Manager) connect(p *libcontainer.Process, s *Spec) (closeAfter []*os.Fi
 			return nil
 		}
 		var fd int
-		// Not by os.OpenFile, whose descriptors do not block: the container's must.
-		if fd, err = unix.Open(name, flags|unix.O_CLOEXEC, 0); err != nil {
+		// Not by os.OpenFile, whose descriptors do not block: the container's must. Only opening may not wait for the other side.
+		if fd, err = unix.Open(name, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err == nil {
+			err = unix.SetNonblock(fd, false)
+		}
+		if err != nil {
 			err = fmt.Errorf("open %s: %w", name, err)
 			return nil
 		}
@@ -181,55 +193,4 @@ func (m *Manager) failed(c *container, err error) {
 	}
 	close(c.ended)
 	m.cfg.OnEvent(state)
-}
-
-// adopt takes up a container of an earlier run of this program.
-func (m *Manager) adopt(id string) error {
-	c := &container{id: id, ended: make(chan struct{})}
-	var spec Spec
-	if err := errors.Join(read(filepath.Join(m.dir(id), "spec.json"), &spec), read(filepath.Join(m.dir(id), "state.json"), &c.state)); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	m.all[id] = c
-	m.mu.Unlock()
-	if c.state.Status == Exited {
-		close(c.ended)
-		return nil
-	}
-	lib, err := libcontainer.Load(m.libRoot(), id)
-	if err != nil {
-		// libcontainer wrote nothing down: it never ran, or the machine has restarted since.
-		if c.state.Status == Created && c.state.Started.IsZero() {
-			return m.makeFIFOs(&spec)
-		}
-		m.finish(c, 255, Unknown, "")
-		return nil
-	}
-	status, err := lib.Status()
-	if err == nil && status == libcontainer.Created {
-		err = lib.Exec() // it was about to start when we were killed
-		status = libcontainer.Running
-	}
-	st, stErr := lib.State()
-	if err := errors.Join(err, stErr); err != nil || status == libcontainer.Stopped {
-		if st != nil {
-			c.paths = st.CgroupPaths
-		}
-		m.finish(c, 255, Unknown, "")
-		return nil
-	}
-	c.paths = st.CgroupPaths
-	if c.state.Status != Running {
-		c.state.Status, c.state.PID, c.state.Started = Running, st.InitProcessPid, time.Now()
-		if err := m.saveState(c.state); err != nil {
-			return err
-		}
-	}
-	if c.io, err = m.openStdio(&spec); err != nil {
-		return err
-	}
-	c.io.run(func(err error) { m.cfg.Log.Warn("output of a container is lost", "container", id, "error", err) })
-	m.watch(c, st.InitProcessPid)
-	return nil
 }

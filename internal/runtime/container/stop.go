@@ -33,7 +33,7 @@ func (m *Manager) Stop(ctx context.Context, id string, timeout time.Duration) er
 		if spec, ok := m.Spec(id); ok {
 			signal = signalNamed(spec.StopSignal)
 		}
-		m.askToStop(c, state.PID, signal, timeout)
+		m.askToStop(c, signal, timeout)
 	}
 	select {
 	case <-c.ended:
@@ -43,37 +43,29 @@ func (m *Manager) Stop(ctx context.Context, id string, timeout time.Duration) er
 	}
 }
 
-func (m *Manager) askToStop(c *container, pid int, signal unix.Signal, timeout time.Duration) {
+func (m *Manager) askToStop(c *container, signal unix.Signal, timeout time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.Status != Running {
+	if c.state.Status != Running || c.process == nil {
 		return
 	}
 	until := time.Now().Add(timeout)
 	kill := func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.state.Status == Running {
-			_ = unix.Kill(pid, unix.SIGKILL)
-			killGroupOnce(c.paths)
+		if c.process != nil {
+			c.process.signal(unix.SIGKILL) // what else is in its group is killed when it has ended
 		}
 	}
 	switch {
 	case c.stop == nil:
 		if timeout > 0 {
-			_ = unix.Kill(pid, signal)
+			c.process.signal(signal)
 		}
 		c.stop = &stopping{time.AfterFunc(max(timeout, 0), kill), until}
 	case until.Before(c.stop.until):
 		c.stop.kill.Stop()
 		c.stop = &stopping{time.AfterFunc(max(timeout, 0), kill), until}
-	}
-}
-
-// killGroupOnce kills what shares the container's group; what it forks meanwhile goes when the container is settled.
-func killGroupOnce(paths map[string]string) {
-	if len(paths) > 0 {
-		go killGroup(paths)
 	}
 }
 
