@@ -62,6 +62,11 @@ func (c *Cluster) target(args []string) (t target, rest []string, err error) {
 // follow calls seen with each state of the target, one after another without a gap, until seen returns false or ctx
 // ends. A state is the object's JSON (nil while there is none), or {"count": N}.
 func (c *Cluster) follow(ctx context.Context, t target, seen func(state []byte) bool) error {
+	select {
+	case <-c.Cache.Ready(): // before, there is no revision to watch from
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for {
 		s := c.Cache.Snapshot()
 		objects := map[string]*cache.Object{}
