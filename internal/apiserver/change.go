@@ -93,8 +93,7 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, c *call) error {
 	c.warn(r.Context(), stored)
 	change := func(current resource.Object) (resource.Object, error) {
 		// The registry may ask again, so what is handed out must not be what an earlier try has changed.
-		next := stored.DeepCopyObject().(resource.Object)
-		return next, c.checkVersion(next, current)
+		return c.place(stored.DeepCopyObject().(resource.Object), current)
 	}
 	updated, created, err := s.registry.Update(r.Context(), c.kind, c.sub, c.namespace, c.name, change, o)
 	if err != nil {
@@ -106,6 +105,14 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request, c *call) error {
 	}
 	s.writeObject(w, r, c, m, code, updated)
 	return nil
+}
+
+// place makes what the client has sent the object that shall be.
+func (c *call) place(next, current resource.Object) (resource.Object, error) {
+	if c.scales() {
+		return c.setScale(next, current)
+	}
+	return next, c.checkVersion(next, current)
 }
 
 // checkVersion checks what only the version that the client speaks demands.

@@ -102,6 +102,11 @@ func resourcesOf(k *resource.Kind, gvk schema.GroupVersionKind, plural string) [
 	if k.Finalize != nil {
 		sub("finalize", gvk.Kind, "update")
 	}
+	if k.Scale != nil {
+		sub("scale", resource.ScaleKind.Kind, "get", "patch", "update")
+		last := &all[len(all)-1]
+		last.Group, last.Version = resource.ScaleKind.Group, resource.ScaleKind.Version
+	}
 	for _, name := range k.Connects {
 		c, ok := connects[name]
 		if !ok {

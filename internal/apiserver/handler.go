@@ -115,7 +115,10 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request, t *target) err
 		http.NotFound(w, r)
 		return nil
 	}
-	if c.sub != "" && c.kind.Sub(c.sub) == nil {
+	switch {
+	case c.scales():
+		c.as = c.kind.ScaleVersion()
+	case c.sub != "" && c.kind.Sub(c.sub) == nil:
 		return s.connect(w, r, c)
 	}
 	if !c.serves() {
@@ -158,7 +161,7 @@ func (c *call) exists() bool {
 	if c.sub == "" {
 		return true
 	}
-	return c.kind.Sub(c.sub) != nil && c.rest == "" || isConnect(c)
+	return c.kind.Sub(c.sub) != nil && c.rest == "" || c.scales() || isConnect(c)
 }
 
 // serves says whether what the path names can be done that to.

@@ -45,7 +45,7 @@ func newMetrics(s *Server) *metrics {
 		}, labels),
 		known: func(t *target) bool {
 			kind, _ := s.table.ByResource(t.gvr())
-			return kind != nil && (t.sub == "" || kind.Sub(t.sub) != nil || isConnectName(kind, t.sub))
+			return kind != nil && (t.sub == "" || kind.Sub(t.sub) != nil || t.sub == "scale" && kind.Scale != nil || isConnectName(kind, t.sub))
 		},
 	}
 	r := prometheus.NewRegistry()

@@ -56,7 +56,7 @@ func (s *Server) patch(w http.ResponseWriter, r *http.Request, c *call) error {
 		if err != nil {
 			return nil, asBad(err)
 		}
-		if err := c.checkVersion(next, current); err != nil {
+		if next, err = c.place(next, current); err != nil {
 			return nil, err
 		}
 		c.warn(r.Context(), next)

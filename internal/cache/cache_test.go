@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"sampan.dev/internal/cache"
@@ -61,6 +62,9 @@ func (w *world) run() {
 func (w *world) put(ns, name, node string, set map[string]string) int64 {
 	w.t.Helper()
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: set}, Spec: corev1.PodSpec{NodeName: node}}
+	if set["app"] == "a" {
+		p.OwnerReferences = []metav1.OwnerReference{{UID: "other"}, {UID: types.UID("of-" + node), Controller: new(true)}}
+	}
 	value, err := w.table.Encode(p)
 	if err != nil {
 		w.t.Fatal(err)
@@ -114,6 +118,8 @@ func selections() map[string]cache.Selection {
 		"a label":        {Labels: app},
 		"a node":         {Fields: fields.OneTermEqualSelector("spec.nodeName", "node1")},
 		"a node in a ns": {Namespace: "n1", Fields: fields.OneTermEqualSelector("spec.nodeName", "node1")},
+		"a controller":   {Fields: fields.OneTermEqualSelector(cache.ControllerField, "of-node1")},
+		"none in a ns":   {Namespace: "n1-x", Fields: fields.OneTermEqualSelector(cache.ControllerField, "")},
 		"a name":         {Namespace: "n1", Fields: fields.OneTermEqualSelector("metadata.name", "p3")},
 		"not on a node":  {Fields: fields.OneTermNotEqualSelector("spec.nodeName", "node1"), Labels: app},
 	}

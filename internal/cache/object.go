@@ -10,6 +10,7 @@ import (
 	"weak"
 
 	"google.golang.org/protobuf/encoding/protowire"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 
@@ -22,8 +23,9 @@ type Object struct {
 	kind            *resource.Kind
 	table           *resource.Table
 	namespace, name string
+	controller      string // UID of it, of kinds that are Controlled
 	revision        int64
-	labels          labelSet
+	labels          LabelSet
 	fields          []string // values of kind.FieldNames, in that order
 	envelope        []byte   // k8s\0 and a runtime.Unknown, with metadata.resourceVersion inside
 	body            []byte   // the object's own message within the envelope
@@ -52,6 +54,11 @@ func (c *Cache) newObject(kind *resource.Kind, rec store.Record) (*Object, error
 	}
 	if !kind.Namespaced {
 		o.namespace = ""
+	}
+	if kind.Controlled {
+		if c := metav1.GetControllerOfNoCopy(obj); c != nil {
+			o.controller = intern(string(c.UID))
+		}
 	}
 	if kind.Fields != nil {
 		values := kind.Fields(obj)
@@ -108,6 +115,8 @@ func (o *Object) field(name string) (string, bool) {
 		return o.fields[i], true
 	}
 	switch name { // every kind has these, whether it lists them or not
+	case ControllerField:
+		return o.controller, o.kind.Controlled
 	case "metadata.name":
 		return o.name, true
 	case "metadata.namespace":
@@ -173,7 +182,7 @@ func (o *Object) at(revision int64) *Object {
 		panic(fmt.Sprintf("cache: %s %s/%s was read before and is not readable now: %v", o.kind.Kind, o.namespace, o.name, err))
 	}
 	return &Object{
-		kind: o.kind, table: o.table, namespace: o.namespace, name: o.name, revision: revision,
+		kind: o.kind, table: o.table, namespace: o.namespace, name: o.name, controller: o.controller, revision: revision,
 		labels: o.labels, fields: o.fields, envelope: envelope, body: body,
 	}
 }

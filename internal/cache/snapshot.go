@@ -44,7 +44,7 @@ func (s *Snapshot) Get(kind *resource.Kind, namespace, name string) *Object {
 // Count returns how many objects of a kind there are.
 func (s *Snapshot) Count(kind *resource.Kind) int { return s.of(kind).byName.Len() }
 
-// List yields the selected objects in the order of their keys. A selection by spec.nodeName, or by namespace or name, reads only what it yields.
+// List yields the selected objects in the order of their keys. A selection by spec.nodeName, controller, namespace or name reads only what it yields.
 func (s *Snapshot) List(kind *resource.Kind, sel Selection) iter.Seq[*Object] {
 	t := s.of(kind)
 	if !kind.Namespaced {
@@ -56,7 +56,7 @@ func (s *Snapshot) List(kind *resource.Kind, sel Selection) iter.Seq[*Object] {
 	seq := t.all()
 	switch field, value, ok := byIndex(t, sel); {
 	case ok:
-		seq = t.withField(kind, field, value)
+		seq = t.withField(kind, field, value, sel.Namespace)
 	case sel.After != "":
 		seq = after(t, kind, sel.After)
 	case sel.Namespace != "":
@@ -65,8 +65,8 @@ func (s *Snapshot) List(kind *resource.Kind, sel Selection) iter.Seq[*Object] {
 	return func(yield func(*Object) bool) {
 		for o := range seq {
 			if sel.Namespace != "" && o.namespace != sel.Namespace {
-				if compareNamespaces(o.namespace, sel.Namespace) > 0 && !indexedBy(sel, t) {
-					return
+				if compareNamespaces(o.namespace, sel.Namespace) > 0 {
+					return // each order has the namespaces in theirs
 				}
 				continue
 			}
@@ -97,11 +97,6 @@ func byIndex(t trees, sel Selection) (field, value string, ok bool) {
 		}
 	}
 	return "", "", false
-}
-
-func indexedBy(sel Selection, t trees) bool {
-	_, _, ok := byIndex(t, sel)
-	return ok
 }
 
 func after(t trees, kind *resource.Kind, key string) iter.Seq[*Object] {
@@ -157,14 +152,14 @@ func (f fieldsOf) Has(name string) bool { _, ok := f.o.field(name); return ok }
 
 func (f fieldsOf) Get(name string) string { return f.o.Field(name) }
 
-// labelSet is labels as sorted pairs: smaller than a map, and shared words are there once.
-type labelSet []string
+// LabelSet is labels as sorted pairs: smaller than a map, and shared words are there once.
+type LabelSet []string
 
-func newLabelSet(m map[string]string) labelSet {
+func newLabelSet(m map[string]string) LabelSet {
 	if len(m) == 0 {
 		return nil
 	}
-	set := make(labelSet, 0, 2*len(m))
+	set := make(LabelSet, 0, 2*len(m))
 	for _, key := range slices.Sorted(maps.Keys(m)) {
 		set = append(set, intern(key), intern(m[key]))
 	}
@@ -172,7 +167,7 @@ func newLabelSet(m map[string]string) labelSet {
 }
 
 // Lookup is part of labels.Labels, as are Has and Get.
-func (s labelSet) Lookup(label string) (string, bool) {
+func (s LabelSet) Lookup(label string) (string, bool) {
 	for i := 0; i < len(s); i += 2 {
 		if s[i] == label {
 			return s[i+1], true
@@ -182,10 +177,13 @@ func (s labelSet) Lookup(label string) (string, bool) {
 }
 
 // Has says whether there is such a label.
-func (s labelSet) Has(label string) bool { _, ok := s.Lookup(label); return ok }
+func (s LabelSet) Has(label string) bool { _, ok := s.Lookup(label); return ok }
 
 // Get returns a label's value, empty if there is none.
-func (s labelSet) Get(label string) string { v, _ := s.Lookup(label); return v }
+func (s LabelSet) Get(label string) string { v, _ := s.Lookup(label); return v }
+
+// LabelSet returns the object's labels, for selectors. It is shared.
+func (o *Object) LabelSet() LabelSet { return o.labels }
 
 // Labels returns the object's labels. The map is the caller's own.
 func (o *Object) Labels() map[string]string {

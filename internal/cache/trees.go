@@ -3,6 +3,7 @@ package cache
 import (
 	"cmp"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/tidwall/btree"
@@ -11,7 +12,10 @@ import (
 )
 
 // indexed are the selectable fields that have an order of their own, so that a list by one of them reads only what it returns.
-var indexed = []string{"spec.nodeName"}
+var indexed = []string{"spec.nodeName", ControllerField}
+
+// ControllerField is a field that only loops select by, of kinds that are Controlled: the UID of an object's controller, empty for one that has none.
+const ControllerField = "metadata.controller"
 
 // trees keeps the objects of one kind in order: by namespace and name, and by each indexed field that the kind has. A copy costs nothing until
 // one of the two changes.
@@ -24,13 +28,11 @@ type trees struct {
 func newTrees(kind *resource.Kind) trees {
 	t := trees{byName: newTree(byName)}
 	for _, field := range indexed {
-		for _, name := range kind.FieldNames {
-			if name == field {
-				if t.byField == nil {
-					t.byField = map[string]*btree.BTreeG[*Object]{}
-				}
-				t.byField[field] = newTree(byFieldThenName(field))
+		if slices.Contains(kind.FieldNames, field) || field == ControllerField && kind.Controlled {
+			if t.byField == nil {
+				t.byField = map[string]*btree.BTreeG[*Object]{}
 			}
+			t.byField[field] = newTree(byFieldThenName(field))
 		}
 	}
 	return t
@@ -116,9 +118,12 @@ func (t trees) from(namespace, name string) iter.Seq[*Object] {
 	}
 }
 
-// withField yields the objects whose indexed field has a value.
-func (t trees) withField(kind *resource.Kind, field, value string) iter.Seq[*Object] {
-	pivot := &Object{kind: kind, fields: make([]string, len(kind.FieldNames))}
+// withField yields the objects whose indexed field has a value, from a namespace on.
+func (t trees) withField(kind *resource.Kind, field, value, namespace string) iter.Seq[*Object] {
+	pivot := &Object{kind: kind, namespace: namespace, fields: make([]string, len(kind.FieldNames))}
+	if field == ControllerField {
+		pivot.controller = value
+	}
 	for i, name := range kind.FieldNames {
 		if name == field {
 			pivot.fields[i] = value

@@ -158,7 +158,7 @@ func exists(kind *resource.Kind, there resource.Object) error {
 // Change makes the object that shall be from the one that is, which is a copy of its own. It may be called more than once.
 type Change func(current resource.Object) (resource.Object, error)
 
-// Update changes an object as a client does: sub is "" for the object itself, else the subresource ("status", "finalize"). A change whose result carries a
+// Update changes an object as a client does: sub is "" for the object itself, else the subresource ("status", "finalize", "scale"). A change whose result carries a
 // resourceVersion is made on exactly that version; one without is made on whatever is current. Created is reserved for kinds that an update may create.
 func (r *Registry) Update(ctx context.Context, kind *resource.Kind, sub, namespace, name string, change Change, o metav1.UpdateOptions) (obj resource.Object, created bool, err error) {
 	obj, err = r.modify(ctx, kind, namespace, name, dryRun(o.DryRun), func(old resource.Object) (resource.Object, bool, error) {
@@ -213,7 +213,7 @@ func (r *Registry) check(ctx context.Context, kind *resource.Kind, sub string, n
 		return err
 	}
 	var errs field.ErrorList
-	if sub == "" {
+	if sub == "" || sub == "scale" && kind.Scale != nil { // a scale is a way to change the object itself
 		if kind.PrepareUpdate != nil {
 			kind.PrepareUpdate(next, old)
 		}

@@ -58,11 +58,14 @@ type Kind struct {
 
 	Status   *Status  // nil: no /status
 	Finalize *Status  // nil: no /finalize (only namespaces have it)
+	Scale    *Scale   // nil: no /scale
 	Connects []string // "log", "exec", … : subresources that are not objects of this kind
 
 	// Fields gives the selectable fields; always metadata.name, and metadata.namespace where there is one.
 	Fields     func(Object) map[string]string
 	FieldNames []string
+	// Controlled says that such objects have controllers, which look for their own.
+	Controlled bool
 
 	Columns []metav1.TableColumnDefinition
 	Row     func(obj Object, now time.Time) []any // one cell a column

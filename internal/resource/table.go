@@ -49,6 +49,13 @@ func New(kinds ...*Kind) *Table {
 		if k.Register != nil {
 			k.Register(t.scheme)
 		}
+		if k.Scale != nil {
+			gv := ScaleKind.GroupVersion()
+			if !t.scheme.IsVersionRegistered(gv) {
+				metav1.AddToGroupVersion(t.scheme, gv)
+			}
+			t.scheme.AddKnownTypeWithName(ScaleKind, k.ScaleVersion().New())
+		}
 	}
 	t.codecs = serializer.NewCodecFactory(t.scheme)
 	t.proto = protobuf.NewSerializer(t.scheme, t.scheme)

@@ -101,6 +101,9 @@ func (b *builder) kind(s served) {
 	gvk := s.version.GroupVersionKind
 	b.mark(b.define(typeOf(s.version.New())), gvk)
 	b.mark(b.define(typeOf(s.version.NewList())), gvk.GroupVersion().WithKind(gvk.Kind+"List"))
+	if s.kind.Scale != nil {
+		b.mark(b.define(typeOf(s.kind.ScaleVersion().New())), resource.ScaleKind)
+	}
 	b.mark(b.define(reflect.TypeFor[metav1.DeleteOptions]()), gvk.GroupVersion().WithKind("DeleteOptions"))
 	b.mark(b.define(reflect.TypeFor[metav1.WatchEvent]()), gvk.GroupVersion().WithKind("WatchEvent"))
 	b.mark(b.define(reflect.TypeFor[metav1.Status]()), schema.GroupVersionKind{Version: "v1", Kind: "Status"})

@@ -70,6 +70,9 @@ func (b *builder) paths(s served, paths object) {
 	if s.kind.Status != nil && v.GroupVersionKind == s.kind.GroupVersionKind {
 		paths[path+"/status"] = b.item(s, scope, verb{"get", "Status"}, verb{"update", "Status"}, verb{"patch", "Status"})
 	}
+	if s.kind.Scale != nil && v.GroupVersionKind == s.kind.GroupVersionKind {
+		paths[path+"/scale"] = b.item(s, scope, verb{"get", "Scale"}, verb{"update", "Scale"}, verb{"patch", "Scale"})
+	}
 }
 
 // verb is something that can be done at a path; what names it apart from others of the same kind.
@@ -109,13 +112,17 @@ func (b *builder) operation(s served, v verb) object {
 	if s.kind.Namespaced && v.what != "ForAllNamespaces" {
 		scope = "Namespaced"
 	}
+	of := version
+	if v.what == "Scale" {
+		of = s.kind.ScaleVersion()
+	}
 	op := object{
 		"operationId":                     m.id + title(group) + title(version.Version) + scope + version.Kind + v.what,
 		"tags":                            []any{group + "_" + version.Version},
 		"x-kubernetes-action":             m.action,
-		"x-kubernetes-group-version-kind": gvkObject(version.GroupVersionKind),
+		"x-kubernetes-group-version-kind": gvkObject(of.GroupVersionKind),
 	}
-	one := modelName(typeOf(version.New()))
+	one := modelName(typeOf(of.New()))
 	answer, code, produces := one, "200", sent
 	var params []parameter
 	body, consumes := "", []string{"*/*"}
@@ -171,8 +178,8 @@ func (b *builder) bodies3(op object, body string, consumes []string, answer, cod
 
 func describeOperation(v verb, kind string) string {
 	of := " the specified " + kind
-	if v.what == "Status" {
-		of = " status of the specified " + kind
+	if v.what != "" && v.name != "list" {
+		of = " " + strings.ToLower(v.what) + " of the specified " + kind
 	}
 	switch v.name {
 	case "get":

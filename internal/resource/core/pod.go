@@ -41,7 +41,8 @@ func Pod() *resource.Kind {
 		},
 		Connects: []string{"attach", "binding", "eviction", "exec", "log", "portforward"},
 
-		Fields: func(o resource.Object) map[string]string { return podFields(o.(*corev1.Pod)) },
+		Fields:     func(o resource.Object) map[string]string { return podFields(o.(*corev1.Pod)) },
+		Controlled: true,
 		FieldNames: append([]string{
 			"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
 			"status.phase", "status.podIP", "status.nominatedNodeName",

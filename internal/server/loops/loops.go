@@ -51,6 +51,7 @@ type Loops struct {
 	events    *event.Controller
 	podgc     *podgc.Controller
 	garbage   *garbage.Controller
+	parts     []part
 }
 
 // New makes all loops and lets the cache tell them of changes. Call it before the cache runs.
@@ -69,6 +70,7 @@ func New(c Config) *Loops {
 		podgc:     podgc.New(w, w, c.Queues, c.Log),
 		garbage:   garbage.New(w, things{w}, c.Queues, c.Log),
 	}
+	ls.parts = parts(w)
 	for _, kind := range c.Table.All() {
 		c.Cache.OnChange(kind, func(old, new *cache.Object) { ls.changed(kind, old, new) })
 	}
@@ -94,6 +96,9 @@ func (ls *Loops) Run(ctx context.Context) error {
 	start("system:serviceaccount:kube-system:event-controller", ls.events.Run)
 	start("system:serviceaccount:kube-system:pod-garbage-collector", ls.podgc.Run)
 	start("system:serviceaccount:kube-system:generic-garbage-collector", ls.garbage.Run)
+	for _, p := range ls.parts {
+		start("system:serviceaccount:kube-system:"+p.account, p.run)
+	}
 	return g.Wait()
 }
 
@@ -117,7 +122,13 @@ func (ls *Loops) changed(kind *resource.Kind, old, new *cache.Object) {
 		}
 		return // events own nothing and are owned by nobody
 	}
-	ls.garbage.Changed(garbage.Ref{Kind: kind, Namespace: key.Namespace, Name: key.Name}, metaOf(old), metaOf(new))
+	ch := change{key: key, old: old, new: new, was: metaOf(old), is: metaOf(new)}
+	ls.garbage.Changed(garbage.Ref{Kind: kind, Namespace: key.Namespace, Name: key.Name}, ch.was, ch.is)
+	for _, p := range ls.parts {
+		if mark := p.on[kind]; mark != nil {
+			mark(ch)
+		}
+	}
 	switch kind {
 	case ls.world.namespaces:
 		ls.world.setEnding(key.Name, new != nil && new.Field("status.phase") == "Terminating")
