@@ -105,7 +105,7 @@ func TestDeploymentsThatAreWrong(t *testing.T) {
 		},
 		"a surge of no sense": {
 			func(s *appsv1.DeploymentSpec) { s.Strategy.RollingUpdate.MaxSurge = percent("many") },
-			`spec.strategy.rollingUpdate.maxSurge: Invalid value: "many": a valid percent string must be a numeric followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')`,
+			`spec.strategy.rollingUpdate.maxSurge: Invalid value: "many": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')`,
 		},
 		"a negative surge": {
 			func(s *appsv1.DeploymentSpec) { s.Strategy.RollingUpdate.MaxSurge = number(-1) },
