@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/dump"
 	"k8s.io/apimachinery/pkg/util/rand"
 )
@@ -112,4 +113,17 @@ func Available(p *corev1.Pod, minReadySeconds int32, now time.Time) (yes bool, a
 	}
 	left := c.LastTransitionTime.Add(time.Duration(minReadySeconds) * time.Second).Sub(now)
 	return left <= 0, max(left, 0)
+}
+
+// WithoutOwner returns the references to other owners.
+func WithoutOwner(refs []metav1.OwnerReference, owner types.UID) []metav1.OwnerReference {
+	return slices.DeleteFunc(slices.Clone(refs), func(r metav1.OwnerReference) bool { return r.UID == owner })
+}
+
+// WithController returns the references and one more, to a controller of that kind; unless there is a controller already.
+func WithController(refs []metav1.OwnerReference, owner metav1.Object, kind schema.GroupVersionKind) []metav1.OwnerReference {
+	if slices.ContainsFunc(refs, func(r metav1.OwnerReference) bool { return r.Controller != nil && *r.Controller }) {
+		return refs
+	}
+	return append(slices.Clone(refs), *metav1.NewControllerRef(owner, kind))
 }

@@ -4,6 +4,7 @@
 package script
 
 import (
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -14,5 +15,15 @@ import (
 
 func TestScripts(t *testing.T) {
 	kubectl := sync.OnceValues(func() (string, error) { return clustertest.Kubectl("../../cmd/kubectl") })
-	testscript.Run(t, clustertest.Params(".", kubectl))
+	manifests, err := filepath.Abs("../manifests")
+	if err != nil {
+		t.Fatal(err)
+	}
+	params := clustertest.Params(".", kubectl)
+	setup := params.Setup
+	params.Setup = func(env *testscript.Env) error {
+		env.Setenv("MANIFESTS", manifests) // those that people begin with
+		return setup(env)
+	}
+	testscript.Run(t, params)
 }

@@ -119,3 +119,17 @@ func setCondition(s *corev1.PodStatus, condition corev1.PodCondition) {
 	}
 	s.Conditions = append(s.Conditions, condition)
 }
+
+// createPod creates a pod and returns it as it is stored, once the cache shows it.
+func (w *world) createPod(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error) {
+	made, err := w.Registry.Create(ctx, w.pods, pod, metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return made.(*corev1.Pod), w.shown(ctx)
+}
+
+// updateOwners changes the owner references of an object, of that UID.
+func (w *world) updateOwners(ctx context.Context, kind *resource.Kind, o metav1.Object, change func([]metav1.OwnerReference) []metav1.OwnerReference) error {
+	return w.update(ctx, kind, "", o.GetNamespace(), o.GetName(), o.GetUID(), func(o resource.Object) { o.SetOwnerReferences(change(o.GetOwnerReferences())) })
+}
