@@ -28,7 +28,7 @@ import (
 
 // Kinds are the kinds of apps/v1, in the order discovery shows them.
 func Kinds() []*resource.Kind {
-	return []*resource.Kind{Deployment(), ReplicaSet()}
+	return []*resource.Kind{ControllerRevision(), DaemonSet(), Deployment(), ReplicaSet(), StatefulSet()}
 }
 
 func gvk(kind string) schema.GroupVersionKind { return appsv1.SchemeGroupVersion.WithKind(kind) }
