@@ -24,7 +24,7 @@ var floors = [][]string{
 	{"internal/registry", "internal/client", "internal/events"},
 	{"internal/admission"},
 	{"internal/cache"},
-	{"internal/loop", "internal/nft", "internal/store/local", "internal/store/storetest", "internal/resource/kinds", "internal/pki", "internal/instance", "internal/workload"},
+	{"internal/loop", "internal/nft", "internal/store/local", "internal/store/storetest", "internal/resource/kinds", "internal/pki", "internal/instance", "internal/workload", "internal/revision"},
 	{"internal/resource/apps"},
 	{"internal/resource/core", "internal/resource/coordination", "internal/auth"},
 	{"internal/resource", "internal/store", "internal/version"},

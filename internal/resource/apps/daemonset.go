@@ -184,8 +184,10 @@ func daemonSetStatus(s, old *appsv1.DaemonSetStatus) field.ErrorList {
 	var c check
 	at := field.NewPath("status")
 	for _, p := range []tally{
-		{"currentNumberScheduled", s.CurrentNumberScheduled}, {"numberMisscheduled", s.NumberMisscheduled},
-		{"desiredNumberScheduled", s.DesiredNumberScheduled}, {"numberReady", s.NumberReady},
+		{"currentNumberScheduled", s.CurrentNumberScheduled},
+		{"numberMisscheduled", s.NumberMisscheduled},
+		{"desiredNumberScheduled", s.DesiredNumberScheduled},
+		{"numberReady", s.NumberReady},
 	} {
 		c.NonNegative(at.Child(p.name), int64(p.n))
 	}

@@ -186,7 +186,9 @@ func statefulSetStatus(s, old *appsv1.StatefulSetStatus) field.ErrorList {
 	var c check
 	at := field.NewPath("status")
 	parts := []tally{
-		{"readyReplicas", s.ReadyReplicas}, {"currentReplicas", s.CurrentReplicas}, {"updatedReplicas", s.UpdatedReplicas},
+		{"readyReplicas", s.ReadyReplicas},
+		{"currentReplicas", s.CurrentReplicas},
+		{"updatedReplicas", s.UpdatedReplicas},
 		{"availableReplicas", s.AvailableReplicas},
 	}
 	c.NonNegative(at.Child("replicas"), int64(s.Replicas))
