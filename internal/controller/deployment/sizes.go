@@ -61,8 +61,9 @@ func (s *set) was() int32 { return valueOf(s.Spec.Replicas) }
 // have is how many pods there are at most while it comes to its size: those that it wants, or has still.
 func (s *set) have() int32 { return max(s.size, s.Status.Replicas) }
 
-// keeps is how many available pods stay when it comes to its size: it gives up those first that are not.
-func (s *set) keeps() int32 { return min(s.size, s.Status.AvailableReplicas) }
+// keeps is how many available pods stay while it comes to its size: it gives up those first that are not. What is more than its former size may be on
+// its way out, even if it grows now.
+func (s *set) keeps() int32 { return min(s.size, s.was(), s.Status.AvailableReplicas) }
 
 // settled says that its controller does nothing any more for an earlier size.
 func (s *set) settled() bool { return s.Status.ObservedGeneration >= s.Generation }
