@@ -25,7 +25,7 @@ var floors = [][]string{
 	{"internal/admission"},
 	{"internal/cache"},
 	{"internal/loop", "internal/nft", "internal/store/local", "internal/store/storetest", "internal/resource/kinds", "internal/pki", "internal/instance", "internal/workload", "internal/revision"},
-	{"internal/resource/apps"},
+	{"internal/resource/apps", "internal/resource/batch"},
 	{"internal/resource/core", "internal/resource/coordination", "internal/auth"},
 	{"internal/resource", "internal/store", "internal/version"},
 }
