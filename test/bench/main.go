@@ -28,7 +28,7 @@ import (
 const inside = "SAMPAN_BENCH_INSIDE"
 
 func main() {
-	only := flag.String("only", "", "comma-separated figures to measure: start,pods,memory,idle,writes,list (default: all)")
+	only := flag.String("only", "", "comma-separated figures to measure: start,pods,memory,idle,rollout,writes,list,simulated (default: all)")
 	idle := flag.Duration("idle", time.Minute, "how long to look at the idle cluster")
 	flag.Parse()
 	if os.Getenv(inside) == "" {
@@ -85,8 +85,10 @@ func run(ctx context.Context, only string, idle time.Duration) (err error) {
 		{"pods", b.pods},
 		{"memory", b.memory},
 		{"idle", func(ctx context.Context) error { return b.idle(ctx, idle) }},
+		{"rollout", b.rollout},
 		{"writes", b.writes},
 		{"list", b.list},
+		{"simulated", b.simulated},
 	} {
 		if want(part.name) {
 			if err := part.f(ctx); err != nil {

@@ -80,15 +80,24 @@ func ended(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 }
 
-// byUsefulness puts bound pods first, then older ones.
+// byUsefulness puts bound pods first, then older ones; of the same second, which is as exactly as their age is known, those that are ready.
 func byUsefulness(a, b *corev1.Pod) int {
-	if (a.Spec.NodeName == "") != (b.Spec.NodeName == "") {
-		if a.Spec.NodeName == "" {
-			return 1
-		}
+	return cmp.Or(
+		first(a.Spec.NodeName != "", b.Spec.NodeName != ""),
+		a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+		first(workload.Ready(a), workload.Ready(b)),
+		cmp.Compare(a.Name, b.Name),
+	)
+}
+
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
 		return -1
 	}
-	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	return 1
 }
 
 func (d *decision) available(pod *corev1.Pod) bool {

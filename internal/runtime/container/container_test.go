@@ -129,6 +129,18 @@ func TestStop(t *testing.T) {
 	}
 }
 
+func TestAProcessThatDoesNotListenYetIsAskedWhenItDoes(t *testing.T) {
+	w := newWorld(t)
+	id := w.run(w.spec("echo up; sleep 0.3; trap 'exit 9' TERM; while :; do sleep 0.02; done"))
+	w.await(id, "up")
+	if err := w.Stop(t.Context(), id, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if st, _ := w.State(id); st.ExitCode != 9 {
+		t.Errorf("%+v", st)
+	}
+}
+
 func TestAStopMayBeShortened(t *testing.T) {
 	w := newWorld(t)
 	id := w.run(w.spec("trap '' TERM; echo up; while :; do sleep 0.02; done"))

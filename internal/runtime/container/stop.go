@@ -3,6 +3,8 @@ package container
 import (
 	"context"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,6 +16,12 @@ type stopping struct {
 	kill  *time.Timer
 	until time.Time
 }
+
+// Pauses between looks whether a process listens by now.
+const (
+	firstPause = 5 * time.Millisecond
+	mostPause  = time.Second
+)
 
 // Stop asks a container to end with its stop signal, and kills it after the timeout. A second call may shorten the time. It returns when the container has
 // ended; one that does not run is no error.
@@ -59,14 +67,53 @@ func (m *Manager) askToStop(c *container, signal unix.Signal, timeout time.Durat
 	}
 	switch {
 	case c.stop == nil:
-		if timeout > 0 {
-			c.process.signal(signal)
-		}
 		c.stop = &stopping{time.AfterFunc(max(timeout, 0), kill), until}
+		if timeout > 0 {
+			c.ask(signal, firstPause)
+		}
 	case until.Before(c.stop.until):
 		c.stop.kill.Stop()
 		c.stop = &stopping{time.AfterFunc(max(timeout, 0), kill), until}
 	}
+}
+
+// ask sends the signal as soon as the process hears it: the first process of a PID namespace does not before it has a handler
+// (pid_namespaces(7)), so that one which has just been started would miss it and use up all its time. The caller holds c.mu.
+func (c *container) ask(signal unix.Signal, pause time.Duration) {
+	if c.process == nil || !time.Now().Before(c.stop.until) {
+		return
+	}
+	if !deaf(c.process.pid, signal) {
+		c.process.signal(signal)
+		return
+	}
+	time.AfterFunc(pause, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.stop != nil {
+			c.ask(signal, min(2*pause, mostPause))
+		}
+	})
+}
+
+// deaf says that a process is the first of its PID namespace, and neither handles nor blocks the signal (proc_pid_status(5)).
+func deaf(pid int, signal unix.Signal) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	first, hears := false, false
+	for line := range strings.Lines(string(data)) {
+		switch name, value, _ := strings.Cut(line, ":"); name {
+		case "NSpid":
+			ids := strings.Fields(value)
+			first = len(ids) > 1 && ids[len(ids)-1] == "1"
+		case "SigBlk", "SigCgt":
+			mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			hears = hears || err != nil || mask&(1<<(signal-1)) != 0
+		}
+	}
+	return first && !hears
 }
 
 // signalNamed knows SIGTERM, TERM and 15; what it does not know is SIGTERM.
