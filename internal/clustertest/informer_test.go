@@ -47,7 +47,7 @@ func TestInformersSeeWhatTheClusterHolds(t *testing.T) {
 	if err := c.AddNode(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Allocatable: many()}}); err != nil {
 		t.Fatal(err)
 	}
-	accounts, _, err := c.target([]string{"sa/default"})
+	accounts, _, err := parseTarget(c.Table, []string{"sa/default"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestInformersSeeWhatTheClusterHolds(t *testing.T) {
 		})
 	}
 	group.Wait()
-	all, _, err := c.target([]string{"-n", "default", "pods"})
+	all, _, err := parseTarget(c.Table, []string{"-n", "default", "pods"})
 	if err != nil {
 		t.Fatal(err)
 	}

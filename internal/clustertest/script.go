@@ -24,9 +24,10 @@ const patience = time.Minute
 
 // played is the cluster of one script.
 type played struct {
-	*Cluster
-	ctx    context.Context
-	guards guards
+	source
+	cluster *Cluster // nil: it is not in this process
+	ctx     context.Context
+	guards  guards
 }
 
 type playedKey struct{}
@@ -42,15 +43,19 @@ type playedKey struct{}
 //	always [-n NS] [-l LABELS] KIND[/NAME] 'CONDITION'    holds now, and in every state up to the script's end
 //	appears FILE PATTERN            waits until a file that is being written matches the regular expression
 func Params(dir string, kubectl func() (string, error)) testscript.Params {
+	return params(dir, func(env *testscript.Env) error {
+		path, err := kubectl()
+		if err != nil {
+			return err
+		}
+		return setup(env, path)
+	})
+}
+
+func params(dir string, setup func(env *testscript.Env) error) testscript.Params {
 	return testscript.Params{
-		Dir: dir,
-		Setup: func(env *testscript.Env) error {
-			path, err := kubectl()
-			if err != nil {
-				return err
-			}
-			return setup(env, path)
-		},
+		Dir:   dir,
+		Setup: setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"kubectl": cmdKubectl,
 			"apply": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -74,7 +79,7 @@ func setup(env *testscript.Env, kubectl string) error {
 		return err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	p := &played{Cluster: c, ctx: auth.WithUser(ctx, auth.System("kubernetes-admin"))}
+	p := &played{source: c, cluster: c, ctx: auth.WithUser(ctx, auth.System("kubernetes-admin"))}
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
 	env.Defer(func() {
@@ -90,7 +95,7 @@ func setup(env *testscript.Env, kubectl string) error {
 	env.Setenv("KUBECONFIG", c.Kubeconfig)
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("SERVER", c.Server)
-	account, rest, err := c.target([]string{"serviceaccounts/default"})
+	account, rest, err := parseTarget(c.Table, []string{"serviceaccounts/default"})
 	if err != nil || len(rest) > 0 {
 		return err
 	}
@@ -135,7 +140,10 @@ func cmdNode(ts *testscript.TestScript, neg bool, args []string) {
 	node, err := parseNode(args)
 	ts.Check(err)
 	p := checked(ts)
-	ts.Check(p.AddNode(p.ctx, node))
+	if p.cluster == nil {
+		ts.Fatalf("node: this cluster's nodes are real")
+	}
+	ts.Check(p.cluster.AddNode(p.ctx, node))
 }
 
 func parseNode(args []string) (*corev1.Node, error) {
@@ -201,7 +209,7 @@ func (p *played) until(t target, cond condition) error {
 func cmdAlways(ts *testscript.TestScript, neg bool, args []string) {
 	p := checked(ts)
 	t, cond := asked(ts, p, neg, args)
-	ts.Check(p.guards.add(p.ctx, p.Cluster, strings.Join(args[:len(args)-1], " "), t, cond))
+	ts.Check(p.guards.add(p.ctx, p, strings.Join(args[:len(args)-1], " "), t, cond))
 	ts.Defer(func() { ts.Check(p.guards.check()) })
 }
 
@@ -224,7 +232,7 @@ func cmdAppears(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func asked(ts *testscript.TestScript, p *played, neg bool, args []string) (target, condition) {
-	t, rest, err := p.target(args)
+	t, rest, err := parseTarget(p.table(), args)
 	ts.Check(err)
 	if neg || len(rest) != 1 {
 		ts.Fatalf("usage: until|always [-n NAMESPACE] [-l LABELS] KIND[/NAME] 'CONDITION'")

@@ -22,8 +22,8 @@ type target struct {
 	sel  cache.Selection
 }
 
-// target reads [-n NAMESPACE] [-l LABELS] KIND[/NAME], and returns the other arguments.
-func (c *Cluster) target(args []string) (t target, rest []string, err error) {
+// parseTarget reads [-n NAMESPACE] [-l LABELS] KIND[/NAME], and returns the other arguments.
+func parseTarget(table *resource.Table, args []string) (t target, rest []string, err error) {
 	t.sel.Namespace = "default"
 	for len(args) > 1 && strings.HasPrefix(args[0], "-") {
 		switch args[0] {
@@ -42,7 +42,7 @@ func (c *Cluster) target(args []string) (t target, rest []string, err error) {
 		return t, nil, fmt.Errorf("KIND/NAME or KIND is missing")
 	}
 	of, name, named := strings.Cut(args[0], "/")
-	for _, k := range c.Table.All() {
+	for _, k := range table.All() {
 		if of == k.Plural || of == k.Singular || slices.Contains(k.ShortNames, of) {
 			t.kind, t.name = k, name
 		}
@@ -59,8 +59,7 @@ func (c *Cluster) target(args []string) (t target, rest []string, err error) {
 	return t, args[1:], nil
 }
 
-// follow calls seen with each state of the target, one after another without a gap, until seen returns false or ctx
-// ends. A state is the object's JSON (nil while there is none), or {"count": N}.
+// follow is a source's.
 func (c *Cluster) follow(ctx context.Context, t target, seen func(state []byte) bool) error {
 	select {
 	case <-c.Cache.Ready(): // before, there is no revision to watch from
@@ -69,9 +68,9 @@ func (c *Cluster) follow(ctx context.Context, t target, seen func(state []byte) 
 	}
 	for {
 		s := c.Cache.Snapshot()
-		objects := map[string]*cache.Object{}
+		objects := map[string][]byte{}
 		for o := range s.List(t.kind, t.sel) {
-			objects[o.Key()] = o
+			objects[o.Key()] = o.JSON()
 		}
 		if !seen(t.state(objects)) {
 			return nil
@@ -88,7 +87,7 @@ func (c *Cluster) follow(ctx context.Context, t target, seen func(state []byte) 
 }
 
 // watch returns true if the watcher was closed, and the state must be read anew.
-func (t target) watch(ctx context.Context, w *cache.Watcher, objects map[string]*cache.Object, seen func([]byte) bool) (bool, error) {
+func (t target) watch(ctx context.Context, w *cache.Watcher, objects map[string][]byte, seen func([]byte) bool) (bool, error) {
 	defer w.Stop()
 	for {
 		select {
@@ -101,7 +100,7 @@ func (t target) watch(ctx context.Context, w *cache.Watcher, objects map[string]
 			if e.Type == watch.Deleted {
 				delete(objects, e.Object.Key())
 			} else {
-				objects[e.Object.Key()] = e.Object
+				objects[e.Object.Key()] = e.Object.JSON()
 			}
 			if !seen(t.state(objects)) {
 				return false, nil
@@ -110,15 +109,25 @@ func (t target) watch(ctx context.Context, w *cache.Watcher, objects map[string]
 	}
 }
 
-func (t target) state(objects map[string]*cache.Object) []byte {
+func (t target) state(objects map[string][]byte) []byte {
 	if t.name == "" {
 		return fmt.Appendf(nil, `{"count": %d}`, len(objects))
 	}
 	for _, o := range objects {
-		return o.JSON()
+		return o
 	}
 	return nil
 }
+
+// source is a cluster that can be followed: one in this process, or any other.
+type source interface {
+	// follow calls seen with each state of the target, one after another without a gap, until seen returns false or ctx
+	// ends. A state is the object's JSON (nil while there is none), or {"count": N}.
+	follow(ctx context.Context, t target, seen func(state []byte) bool) error
+	table() *resource.Table
+}
+
+func (c *Cluster) table() *resource.Table { return c.Table }
 
 // guards are the conditions that must hold until the end of a script.
 type guards struct {
@@ -128,7 +137,7 @@ type guards struct {
 }
 
 // add begins to guard a condition; it must hold already.
-func (g *guards) add(ctx context.Context, c *Cluster, name string, t target, cond condition) error {
+func (g *guards) add(ctx context.Context, c source, name string, t target, cond condition) error {
 	first := make(chan string, 1)
 	g.running.Go(func() {
 		started := false
