@@ -153,10 +153,10 @@ func (d *decision) shrink() bool {
 	if last.DeletionTimestamp != nil {
 		return false
 	}
-	// All wanted pods are available here. One that is not ready waits for those below it to be mended first.
-	if !runningAndReady(last.Pod) || !d.available(last.Pod) {
+	// All wanted pods are available here. One that is not ready waits for those below it to be mended first; what has ended never will be.
+	if !ended(last.Pod) && (!runningAndReady(last.Pod) || !d.available(last.Pod)) {
 		for _, pod := range d.condemned[1:] {
-			if d.unavailable(pod.Pod) {
+			if !ended(pod.Pod) && d.unavailable(pod.Pod) {
 				return false
 			}
 		}
