@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +24,8 @@ func coreKind(kind string) schema.GroupVersionKind { return corev1.SchemeGroupVe
 // Images that a simulated node knows; each other one runs for ever, and is ready at once.
 const (
 	imageSucceeds = "sim/succeeds" // ends with 0
-	imageFails    = "sim/fails"    // ends with 1
+	imageFails    = "sim/fails"    // ends with 1, or with the number that is its tag
+	imageSleeps   = "sim/sleeps"   // ends with 0 after the time that is its tag, such as 2s
 	imageMissing  = "sim/missing"  // cannot be pulled
 	imageStubborn = "sim/stubborn" // runs on until its grace is over
 )
@@ -149,6 +151,9 @@ func step(pod *corev1.Pod, now time.Time) next {
 		}
 		return next{remove: true}
 	}
+	if pod.Status.Phase == corev1.PodRunning && is(image, imageSleeps) {
+		return wake(pod, now)
+	}
 	if pod.Status.Phase != corev1.PodPending {
 		return next{}
 	}
@@ -170,7 +175,7 @@ func step(pod *corev1.Pod, now time.Time) next {
 			c.State.Terminated = &corev1.ContainerStateTerminated{Reason: "Completed", StartedAt: at, FinishedAt: at}
 			s.Phase, running = corev1.PodSucceeded, false
 		case is(c.Image, imageFails):
-			c.State.Terminated = &corev1.ContainerStateTerminated{Reason: "Error", ExitCode: 1, StartedAt: at, FinishedAt: at}
+			c.State.Terminated = &corev1.ContainerStateTerminated{Reason: "Error", ExitCode: exitCode(c.Image), StartedAt: at, FinishedAt: at}
 			s.Phase, running = corev1.PodFailed, false
 		default:
 			c.State.Running = &corev1.ContainerStateRunning{StartedAt: at}
@@ -192,6 +197,34 @@ func step(pod *corev1.Pod, now time.Time) next {
 		return next{} // said before
 	}
 	return next{status: s}
+}
+
+// wake ends a pod that has slept long enough.
+func wake(pod *corev1.Pod, now time.Time) next {
+	_, tag, _ := strings.Cut(pod.Spec.Containers[0].Image, ":")
+	sleep, _ := time.ParseDuration(tag)
+	if left := pod.Status.StartTime.Add(sleep).Sub(now); left > 0 {
+		return next{later: left}
+	}
+	s := pod.Status.DeepCopy()
+	s.Phase = corev1.PodSucceeded
+	for i := range s.ContainerStatuses {
+		c := &s.ContainerStatuses[i]
+		c.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed", StartedAt: *pod.Status.StartTime, FinishedAt: metav1.NewTime(now)}}
+		c.Ready, c.Started = false, new(false)
+	}
+	for _, kind := range []corev1.PodConditionType{corev1.PodReady, corev1.ContainersReady} {
+		setCondition(s, corev1.PodCondition{Type: kind, Status: corev1.ConditionFalse, Reason: "PodCompleted", LastTransitionTime: metav1.NewTime(now)})
+	}
+	return next{status: s}
+}
+
+func exitCode(image string) int32 {
+	_, tag, _ := strings.Cut(image, ":")
+	if n, err := strconv.ParseInt(tag, 10, 32); err == nil {
+		return int32(n)
+	}
+	return 1
 }
 
 func is(image, simulated string) bool {
