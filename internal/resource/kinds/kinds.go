@@ -8,12 +8,14 @@ import (
 
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/apps"
+	"sampan.dev/internal/resource/autoscaling"
 	"sampan.dev/internal/resource/batch"
 	"sampan.dev/internal/resource/coordination"
 	"sampan.dev/internal/resource/core"
+	"sampan.dev/internal/resource/policy"
 )
 
 // Table makes the table. It takes a few milliseconds: make it once and hand it round.
 func Table() *resource.Table {
-	return resource.New(slices.Concat(core.Kinds(), apps.Kinds(), batch.Kinds(), coordination.Kinds())...)
+	return resource.New(slices.Concat(core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), coordination.Kinds(), policy.Kinds())...)
 }
