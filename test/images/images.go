@@ -28,12 +28,13 @@ import (
 const (
 	Nginx    = "nginx:latest"
 	Nginx110 = "nginx:1.10" // the same nginx under the name that older manifests use; another image ID
+	Nginx111 = "nginx:1.11" // likewise
 	Busybox  = "busybox:latest"
 	Testprog = "testprog:1" // see the package testprog beside this one
 )
 
 // All lists them.
-var All = []string{Nginx, Nginx110, Busybox, Testprog}
+var All = []string{Nginx, Nginx110, Nginx111, Busybox, Testprog}
 
 // recipe is part of each archive's name: count it up when what is made changes otherwise than by its inputs.
 const recipe = "1"
@@ -144,7 +145,7 @@ func (c *Cache) WriteLayout(ctx context.Context, dir string, images ...string) e
 // plan says what an image is made of, as a key, and how.
 func (c *Cache) plan(ctx context.Context, image string) (key string, make func() (v1.Image, error), err error) {
 	switch image {
-	case Nginx, Nginx110:
+	case Nginx, Nginx110, Nginx111:
 		debs, err := c.debs(ctx, "nginx", "busybox-static")
 		return c.key(debs), func() (v1.Image, error) { return nginxImage(debs, strings.TrimPrefix(image, "nginx:")) }, err
 	case Busybox:
