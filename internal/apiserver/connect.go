@@ -230,7 +230,7 @@ func checkLogOptions(o *corev1.PodLogOptions) (errs field.ErrorList) {
 	return errs
 }
 
-// evict deletes a pod in an orderly way.
+// evict deletes a pod in an orderly way, if its disruption budget allows it.
 func (s *Server) evict(w http.ResponseWriter, r *http.Request, c *call) error {
 	var e policyv1.Eviction
 	if err := decodeReview(r, policyv1.SchemeGroupVersion.WithKind("Eviction"), &e); err != nil {
@@ -246,13 +246,16 @@ func (s *Server) evict(w http.ResponseWriter, r *http.Request, c *call) error {
 	if e.DeleteOptions != nil {
 		o = *e.DeleteOptions
 	}
-	if len(query(r)["dryRun"]) > 0 {
-		o.DryRun = query(r)["dryRun"]
+	switch asked := query(r)["dryRun"]; {
+	case len(o.DryRun) == 0:
+		o.DryRun = asked
+	case len(asked) > 0 && !slices.Equal(asked, o.DryRun):
+		return failure(http.StatusInternalServerError, metav1.StatusReasonUnknown, fmt.Sprintf("Non-matching dry-run options in request and content: %v and %v", asked, o.DryRun))
 	}
 	if err := checkDeleteOptions(&o); err != nil {
 		return err
 	}
-	if _, _, err := s.registry.Delete(r.Context(), c.kind, c.namespace, c.name, o); err != nil {
+	if err := s.registry.Evict(r.Context(), c.namespace, c.name, o); err != nil {
 		return err
 	}
 	s.succeed(w, r, http.StatusCreated, &metav1.Status{Status: metav1.StatusSuccess, Code: http.StatusCreated})
