@@ -96,6 +96,11 @@ func (s sets) UpdatePodOwners(ctx context.Context, pod *corev1.Pod, change func(
 func (s sets) SetStatus(ctx context.Context, set *replicaset.Set, status appsv1.ReplicaSetStatus) error {
 	o := set.Object
 	return s.update(ctx, s.kind, "status", o.GetNamespace(), o.GetName(), o.GetUID(), func(o resource.Object) {
-		o.(*appsv1.ReplicaSet).Status = status
+		switch o := o.(type) {
+		case *appsv1.ReplicaSet:
+			o.Status = status
+		case *corev1.ReplicationController:
+			setControllerStatus(&o.Status, status)
+		}
 	})
 }
