@@ -29,7 +29,8 @@ func content(t *testing.T, of *corev1.PodTemplateSpec) []byte {
 }
 
 func TestTheContentIsThePatchThatKubectlKnows(t *testing.T) {
-	const want = `{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"image":"nginx","name":"main","resources":{}}],"restartPolicy":"Always"}}}}`
+	const want = `{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"app":"web"}},` +
+		`"spec":{"containers":[{"image":"nginx","name":"main","resources":{}}],"restartPolicy":"Always"}}}}`
 	got := content(t, template("nginx"))
 	if string(got) != want {
 		t.Errorf("got  %s\nwant %s", got, want)
@@ -102,7 +103,7 @@ func TestNumbersGrowAndTheOldestGo(t *testing.T) {
 
 func TestNamesAndHashes(t *testing.T) {
 	c := content(t, template("nginx"))
-	if Hash(c, 0) == Hash(c, 1) || Hash(c, 0) != Hash(c, 0) || Hash(c, 0) == Hash(content(t, template("nginx:2")), 0) {
+	if h := Hash(c, 0); h == Hash(c, 1) || h != Hash(content(t, template("nginx")), 0) || h == Hash(content(t, template("nginx:2")), 0) {
 		t.Error("hashes do not tell apart what they should")
 	}
 	if got := Name(strings.Repeat("x", 300), "abc"); got != strings.Repeat("x", 223)+"-abc" {
@@ -111,7 +112,8 @@ func TestNamesAndHashes(t *testing.T) {
 	owner := &metav1.ObjectMeta{Name: "web", Namespace: "ns", UID: "u", Annotations: map[string]string{"kubernetes.io/change-cause": "why"}}
 	r := New(owner, schema.GroupVersionKind{Group: "apps", Version: "v1", Kind: "StatefulSet"}, template("nginx"), c, 4)
 	r.Labels["more"], r.Annotations["more"] = "x", "x"
-	if r.Namespace != "ns" || r.Labels["app"] != "web" || r.Annotations["kubernetes.io/change-cause"] != "why" || r.Revision != 4 || !metav1.IsControlledBy(r, owner) || len(owner.Annotations) != 1 {
+	if r.Namespace != "ns" || r.Labels["app"] != "web" || r.Annotations["kubernetes.io/change-cause"] != "why" || r.Revision != 4 ||
+		!metav1.IsControlledBy(r, owner) || len(owner.Annotations) != 1 {
 		t.Errorf("%+v", r)
 	}
 }

@@ -67,7 +67,9 @@ func (c *Controller) history(ctx context.Context, set *appsv1.StatefulSet) (h hi
 }
 
 // createRevision gives a revision a name that nothing else has. Where one of the name holds the same, that is the one.
-func (c *Controller) createRevision(ctx context.Context, set *appsv1.StatefulSet, r *appsv1.ControllerRevision, collisions *int32) (*appsv1.ControllerRevision, error) {
+func (c *Controller) createRevision(
+	ctx context.Context, set *appsv1.StatefulSet, r *appsv1.ControllerRevision, collisions *int32,
+) (*appsv1.ControllerRevision, error) {
 	for {
 		hash := revision.Hash(r.Data.Raw, *collisions)
 		r.Name, r.Labels[revision.HashLabel] = revision.Name(set.Name, hash), hash

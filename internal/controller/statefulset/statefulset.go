@@ -67,12 +67,12 @@ type Controller struct {
 	events Recorder
 
 	mu   sync.Mutex
-	told map[types.UID]bool // sets that were told
+	told map[loop.Key]types.UID // the sets that were told
 }
 
 // New makes the controller. Claims may be nil.
 func New(view View, api API, claims Claims, events Recorder, metrics *loop.Metrics, log *slog.Logger) *Controller {
-	c := &Controller{view: view, api: api, claims: claims, events: events, told: map[types.UID]bool{}}
+	c := &Controller{view: view, api: api, claims: claims, events: events, told: map[loop.Key]types.UID{}}
 	c.Loop = loop.New("statefulset", c.Reconcile, loop.Options{Workers: 4, Metrics: metrics, Log: log})
 	return c
 }
@@ -81,6 +81,9 @@ func New(view View, api API, claims Claims, events Recorder, metrics *loop.Metri
 func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 	set := c.view.StatefulSet(key)
 	if set == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.told, key)
 		return nil // garbage collection removes what it had
 	}
 	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
@@ -247,10 +250,11 @@ func (c *Controller) tell(set *appsv1.StatefulSet, verb, reason string, pod *cor
 func (c *Controller) tellNoClaims(set *appsv1.StatefulSet, pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.told[set.UID] {
+	key := loop.Key{Namespace: set.Namespace, Name: set.Name}
+	if c.told[key] == set.UID {
 		return
 	}
-	c.told[set.UID] = true
+	c.told[key] = set.UID
 	c.events.Record(set, corev1.EventTypeWarning, "FailedCreate", fmt.Sprintf(
 		"create Claim %s for Pod %s in StatefulSet %s failed error: PersistentVolumeClaims are not served here; the pods are created without them",
 		claim.Name, pod.Name, set.Name))

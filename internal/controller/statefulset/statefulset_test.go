@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -21,6 +22,7 @@ import (
 
 // cluster is a set with its pods and revisions in memory; as View it shows its own writes.
 type cluster struct {
+	mu        sync.Mutex // pods come and go several at once
 	set       *appsv1.StatefulSet
 	pods      map[string]*corev1.Pod
 	revisions map[string]*appsv1.ControllerRevision
@@ -52,6 +54,8 @@ func (c *cluster) Revisions(*appsv1.StatefulSet) (all []*appsv1.ControllerRevisi
 func (c *cluster) Revision(_, name string) *appsv1.ControllerRevision { return c.revisions[name] }
 
 func (c *cluster) CreatePod(_ context.Context, p *corev1.Pod) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.refuse != nil {
 		return c.refuse
 	}
@@ -72,6 +76,8 @@ func (c *cluster) UpdatePod(_ context.Context, p *corev1.Pod, change func(*corev
 }
 
 func (c *cluster) DeletePod(_ context.Context, p *corev1.Pod) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	delete(c.pods, p.Name)
 	return nil
 }
@@ -104,6 +110,8 @@ func (c *cluster) SetStatus(_ context.Context, set *appsv1.StatefulSet, status a
 }
 
 func (c *cluster) Record(_ runtime.Object, kind, reason, message string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.events = append(c.events, kind+" "+reason+" "+message)
 }
 
