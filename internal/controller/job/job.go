@@ -38,8 +38,8 @@ type View interface {
 type API interface {
 	CreatePod(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error)
 	DeletePod(ctx context.Context, pod *corev1.Pod) error
-	// UpdatePod changes the metadata of the pod of that UID.
-	UpdatePod(ctx context.Context, pod *corev1.Pod, change func(metav1.Object)) error
+	// UpdatePod changes the metadata of the pod of that UID, which change is given as it is now.
+	UpdatePod(ctx context.Context, pod *corev1.Pod, change func(*corev1.Pod)) error
 	// SetStatus writes the status if the job still is as it was seen; else it returns a conflict.
 	SetStatus(ctx context.Context, j *batchv1.Job, status batchv1.JobStatus) error
 }
@@ -137,9 +137,9 @@ func (c *Controller) track(ctx context.Context, key loop.Key, j *batchv1.Job, ow
 // apply carries out what a plan has about pods.
 func (c *Controller) apply(ctx context.Context, j *batchv1.Job, p Plan) error {
 	errs := each(p.Hold, func(pod *corev1.Pod) error {
-		return describe("hold", pod, c.api.UpdatePod(ctx, pod, func(o metav1.Object) {
-			if o.GetDeletionTimestamp() == nil { // nothing can be held any more that is going
-				track(o)
+		return describe("hold", pod, c.api.UpdatePod(ctx, pod, func(p *corev1.Pod) {
+			if p.DeletionTimestamp == nil { // nothing can be held any more that is going
+				track(p)
 			}
 		}))
 	})
@@ -170,7 +170,15 @@ func (c *Controller) apply(ctx context.Context, j *batchv1.Job, p Plan) error {
 func (c *Controller) delete(ctx context.Context, j *batchv1.Job, pod *corev1.Pod, unwanted bool) error {
 	var err error
 	if unwanted && isTracked(pod) {
-		err = c.api.UpdatePod(ctx, pod, untrack)
+		ended := false
+		err = c.api.UpdatePod(ctx, pod, func(p *corev1.Pod) {
+			if ended = !workload.Active(p); !ended {
+				untrack(p)
+			}
+		})
+		if ended && err == nil {
+			return nil // meanwhile, so that it counts
+		}
 	}
 	if err == nil {
 		err = c.api.DeletePod(ctx, pod)
@@ -187,17 +195,17 @@ func (c *Controller) delete(ctx context.Context, j *batchv1.Job, pod *corev1.Pod
 func (c *Controller) claim(ctx context.Context, j *batchv1.Job, p Plan) error {
 	ref := *metav1.NewControllerRef(j, kind)
 	adopt := each(p.Adopt, func(pod *corev1.Pod) error {
-		return describe("adopt", pod, c.api.UpdatePod(ctx, pod, func(o metav1.Object) {
-			if metav1.GetControllerOfNoCopy(o) == nil && o.GetDeletionTimestamp() == nil { // else somebody was faster
-				o.SetOwnerReferences(append(o.GetOwnerReferences(), ref))
-				track(o)
+		return describe("adopt", pod, c.api.UpdatePod(ctx, pod, func(p *corev1.Pod) {
+			if metav1.GetControllerOfNoCopy(p) == nil && p.DeletionTimestamp == nil { // else somebody was faster
+				p.OwnerReferences = append(p.OwnerReferences, ref)
+				track(p)
 			}
 		}))
 	})
 	return errors.Join(adopt, each(p.Release, func(pod *corev1.Pod) error {
-		return describe("release", pod, c.api.UpdatePod(ctx, pod, func(o metav1.Object) {
-			o.SetOwnerReferences(workload.WithoutOwner(o.GetOwnerReferences(), j.UID))
-			untrack(o)
+		return describe("release", pod, c.api.UpdatePod(ctx, pod, func(p *corev1.Pod) {
+			p.OwnerReferences = workload.WithoutOwner(p.OwnerReferences, j.UID)
+			untrack(p)
 		}))
 	}))
 }

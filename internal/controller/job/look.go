@@ -74,7 +74,7 @@ func look(j *batchv1.Job, pods []*corev1.Pod, was record, now time.Time) *sight 
 		if !isTracked(p) || isIndexed(j) && !s.hasIndex(p) {
 			continue
 		}
-		if p.Status.Phase == corev1.PodSucceeded && !s.uncounted.succeeded[p.UID] {
+		if s.hasSucceeded(p) && !s.uncounted.succeeded[p.UID] {
 			succeeded = append(succeeded, p)
 		}
 		if isFailed(j, p) && !s.uncounted.failed[p.UID] {
@@ -104,7 +104,7 @@ func (s *sight) lookAtIndexes() {
 		if !s.hasIndex(p) {
 			continue
 		}
-		if isTracked(p) && p.Status.Phase == corev1.PodSucceeded && !s.failedIndexes.has(i) { // what has failed stays failed
+		if isTracked(p) && s.hasSucceeded(p) && !s.failedIndexes.has(i) { // what has failed stays failed
 			done = append(done, i)
 		}
 		if isTracked(p) && s.failsIndex(p) {
@@ -218,6 +218,11 @@ func (s *sight) failsIndex(p *corev1.Pod) bool {
 	}
 	n, _ := failuresOf(p)
 	return is.counts && n >= int(*s.job.Spec.BackoffLimitPerIndex)
+}
+
+// hasSucceeded says that a pod is a success. One that was told to go, and counted as a failure, may yet end well; it stays a failure.
+func (s *sight) hasSucceeded(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded && !s.uncounted.failed[p.UID]
 }
 
 func (s *sight) hasIndex(p *corev1.Pod) bool {

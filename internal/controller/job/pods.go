@@ -70,14 +70,14 @@ func isTracked(p *corev1.Pod) bool {
 	return slices.Contains(p.Finalizers, batchv1.JobTrackingFinalizer)
 }
 
-func track(o metav1.Object) {
-	if !slices.Contains(o.GetFinalizers(), batchv1.JobTrackingFinalizer) {
-		o.SetFinalizers(append(o.GetFinalizers(), batchv1.JobTrackingFinalizer))
+func track(p *corev1.Pod) {
+	if !isTracked(p) {
+		p.Finalizers = append(p.Finalizers, batchv1.JobTrackingFinalizer)
 	}
 }
 
-func untrack(o metav1.Object) {
-	o.SetFinalizers(slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return f == batchv1.JobTrackingFinalizer }))
+func untrack(p *corev1.Pod) {
+	p.Finalizers = slices.DeleteFunc(p.Finalizers, func(f string) bool { return f == batchv1.JobTrackingFinalizer })
 }
 
 // indexOf is the pod's index; noIndex if it has none that makes sense.

@@ -127,7 +127,7 @@ func (s *sight) count(step *Step, end *batchv1.JobCondition) (full bool) {
 		}
 		step.Let = append(step.Let, p)
 		switch {
-		case succeeded && !s.uncounted.failed[p.UID]:
+		case s.hasSucceeded(p):
 			if isIndexed(s.job) { // its index is enough to count it once
 				if s.hasIndex(p) && !s.before.has(indexOf(p)) {
 					freshIndexes++

@@ -98,8 +98,8 @@ func (js jobs) DeletePod(ctx context.Context, pod *corev1.Pod) error {
 	return js.delete(ctx, js.pods, pod.Namespace, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
 }
 
-func (js jobs) UpdatePod(ctx context.Context, pod *corev1.Pod, change func(metav1.Object)) error {
-	return js.update(ctx, js.pods, "", pod.Namespace, pod.Name, pod.UID, func(o resource.Object) { change(o) })
+func (js jobs) UpdatePod(ctx context.Context, pod *corev1.Pod, change func(*corev1.Pod)) error {
+	return js.update(ctx, js.pods, "", pod.Namespace, pod.Name, pod.UID, func(o resource.Object) { change(o.(*corev1.Pod)) })
 }
 
 func (js jobs) SetStatus(ctx context.Context, j *batchv1.Job, status batchv1.JobStatus) error {
