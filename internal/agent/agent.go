@@ -81,11 +81,6 @@ type Ports interface {
 	SetHostPorts(ctx context.Context, pod string, ports []podnet.HostPort) error
 }
 
-// Probes tells what probes found. A nil one finds every running container started and ready: the place is kept for internal/probe.
-type Probes interface {
-	Result(pod types.UID, container, containerID string) (started, ready bool)
-}
-
 // Config says what the agent is to be. Fields without a default named are required.
 type Config struct {
 	NodeName string
@@ -103,7 +98,6 @@ type Config struct {
 	Events Recorder
 	CRI    grpc.ClientConnInterface // a *grpc.ClientConn to the runtime's socket
 	Ports  Ports                    // nil: host ports are not published
-	Probes Probes                   // nil: none
 
 	TLS       *tls.Config                             // of the node's server: its certificate, and ClientCAs. Nil: no server
 	Listener  net.Listener                            // on port 10250; closed when Run returns
@@ -160,6 +154,7 @@ type Agent struct {
 	cgroups *cgroup.Manager
 	watcher *logs.Watcher
 	pulls   *puller
+	prober  *prober
 	node    *nodeKeeper
 
 	mu       sync.Mutex // guards the fields below
@@ -184,6 +179,7 @@ func New(cfg Config) *Agent {
 	}
 	a.volumes = volume.New(filepath.Join(cfg.DataDir, "pods"), cfg.View)
 	a.pulls = newPuller(a)
+	a.prober = newProber(a)
 	a.node = newNodeKeeper(a)
 	cfg.View.OnPod(a.podChanged)
 	cfg.View.OnConfig(a.configChanged)
@@ -219,6 +215,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Lock()
 	a.running = nil
 	a.mu.Unlock()
+	a.prober.close()
 	a.idle.Wait()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil

@@ -16,6 +16,11 @@ func Decide(in Input) Plan {
 	case pod == nil:
 		return takeDown(in, CleanAll, false)
 	case pod.DeletionTimestamp != nil:
+		if until := servesUntil(in); in.Now.Before(until) {
+			p := Plan{Down: true}
+			p.wakeAt(until)
+			return p
+		}
 		return takeDown(in, CleanAll, true)
 	case in.Work.Rejected != nil:
 		p := takeDown(in, CleanAll, false)

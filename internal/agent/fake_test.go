@@ -34,7 +34,8 @@ type fakeRuntime struct {
 	mute       bool             // events are lost
 	fail       map[string]error // by method: what calls answer
 	calls      []string
-	starts     func(*fakeContainer) // what a container does once it has started
+	starts     func(*fakeContainer)      // what a container does once it has started
+	well       func(command string) bool // what commands in containers find
 	ignoreTERM bool
 	logs       string // DIR/logs/pods
 	streaming  string // URL of the streaming server
@@ -355,6 +356,13 @@ func (f *fakeRuntime) PullImage(_ context.Context, r *cri.PullImageRequest) (*cr
 }
 
 func (f *fakeRuntime) has(image string) { f.images[image] = &cri.Image{Id: image, Size: 1234} }
+
+func (f *fakeRuntime) ExecSync(_ context.Context, r *cri.ExecSyncRequest) (*cri.ExecSyncResponse, error) {
+	if f.well(strings.Join(r.Cmd, " ")) {
+		return &cri.ExecSyncResponse{}, nil
+	}
+	return &cri.ExecSyncResponse{ExitCode: 1, Stderr: []byte("ill")}, nil
+}
 
 func (f *fakeRuntime) counts() (sandboxes, running, all int) {
 	f.mu.Lock()

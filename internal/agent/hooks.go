@@ -14,8 +14,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"sampan.dev/internal/probe"
 )
 
 // hook runs a lifecycle handler of a container to its end.
@@ -51,7 +52,7 @@ func (a *Agent) httpHook(ctx context.Context, pod *corev1.Pod, c *corev1.Contain
 	if host == "" {
 		host = pod.Status.PodIP
 	}
-	port, err := portOf(get.Port, c)
+	port, err := probe.Port(get.Port, c)
 	if err != nil {
 		return err
 	}
@@ -85,18 +86,3 @@ func (a *Agent) httpHook(ctx context.Context, pod *corev1.Pod, c *corev1.Contain
 
 // hookClient trusts any certificate, as Kubernetes does: a hook asks a pod, and pods have no names that certificates could hold.
 var hookClient = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true, Proxy: nil}}
-
-func portOf(port intstr.IntOrString, c *corev1.Container) (int, error) {
-	if port.Type == intstr.Int {
-		return port.IntValue(), nil
-	}
-	for _, p := range c.Ports {
-		if p.Name == port.StrVal {
-			return int(p.ContainerPort), nil
-		}
-	}
-	if n, err := strconv.Atoi(port.StrVal); err == nil {
-		return n, nil
-	}
-	return 0, fmt.Errorf("couldn't find port: %q in container %s", port.StrVal, c.Name)
-}

@@ -101,7 +101,7 @@ func (k *keeper) initContainers() bool {
 		switch {
 		case isSidecar(c):
 			k.keep(c)
-			if !initialized && (have == nil || have.State != Running) {
+			if !initialized && (have == nil || have.State != Running || !k.probed(have).Started) {
 				return false
 			}
 		case initialized:
@@ -129,6 +129,7 @@ func (k *keeper) keep(c *corev1.Container) {
 		if have.Hash != "" && have.Hash != hashOf(c) {
 			k.plan.stop(k.Input, *have, k.Now.Add(graceOf(k.Input)), fmt.Sprintf("Container %s definition changed, will be restarted", c.Name))
 		}
+		k.unwell(c, have)
 	case Created:
 		if f, failed := k.Work.Failed[c.Name]; failed && k.Now.Before(f.Retry) {
 			k.hold(c, f)

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"sampan.dev/internal/probe"
 )
 
 // Sandbox is a pod's sandbox as the runtime tells of it.
@@ -105,7 +107,8 @@ type Input struct {
 	Pod      *corev1.Pod // nil: the API does not know it
 	Seen     Observed
 	Work     Work
-	Drain    bool // all pods of the node are to stop, and to be started again later
+	Probed   map[string]probe.Verdict // by container ID, of those that have probes and run
+	Drain    bool                     // all pods of the node are to stop, and to be started again later
 	Now      time.Time
 	Delay    time.Duration // first delay between restarts
 	MaxDelay time.Duration

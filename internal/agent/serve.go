@@ -81,6 +81,7 @@ func (a *Agent) handlerFor() http.Handler {
 	guarded("GET /pods", a.servePods)
 	guarded("GET /metrics", a.serveMetrics)
 	guarded("GET /metrics/resource", a.serveResourceMetrics)
+	guarded("GET /metrics/probes", a.prober.metrics.handler.ServeHTTP)
 	guarded("GET /stats/summary", a.serveSummary)
 	return mux
 }

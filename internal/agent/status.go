@@ -13,7 +13,6 @@ type statusOf struct {
 	Plan    Plan
 	HostIP  string
 	Runtime string // the runtime's name, before the ids of its containers
-	Probes  Probes
 }
 
 // status is the pod's status as it now is. What others own of it stays; the order of phases never goes backwards.
@@ -126,11 +125,9 @@ func (s statusOf) container(c *corev1.Container, old *corev1.ContainerStatus, in
 			st.State.Waiting = &waiting
 		case Running:
 			st.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(cur.Started).Rfc3339Copy()}
-			ready := true
-			if started = true; s.Probes != nil {
-				started, ready = s.Probes.Result(s.Pod.UID, c.Name, cur.ID)
-			}
-			st.Ready = started && ready
+			v := s.probed(cur)
+			started = v.Started
+			st.Ready = started && v.Ready
 		case Exited:
 			if isWaiting {
 				st.State.Waiting, st.LastTerminationState.Terminated = &waiting, s.terminated(cur)

@@ -167,6 +167,7 @@ func (w *worker) pass(ctx context.Context) bool {
 		w.retry("publish host ports", err)
 		return false
 	}
+	a.prober.follow(ctx, w, pod, seen)
 	in := w.input(pod, seen)
 	maps.Copy(stopping, in.Work.Stopping)
 	in.Work.Stopping = stopping
@@ -198,7 +199,7 @@ func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 	}
 	work := w.work
 	work.Images, work.Failed, work.Stopping = maps.Clone(work.Images), maps.Clone(work.Failed), maps.Clone(work.Stopping)
-	in := Input{Pod: pod, Seen: seen, Work: work, Drain: drain, Now: time.Now(), Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
+	in := Input{Pod: pod, Seen: seen, Work: work, Probed: a.prober.verdicts(w.uid), Drain: drain, Now: time.Now(), Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
 	if pod == nil && in.Seen.Grace == 0 && w.pod != nil && w.pod.Spec.TerminationGracePeriodSeconds != nil {
 		in.Seen.Grace = *w.pod.Spec.TerminationGracePeriodSeconds
 	}
@@ -258,7 +259,7 @@ func (a *Agent) forget(w *worker) {
 // report writes the pod's status, if it is not what the API has.
 func (w *worker) report(ctx context.Context, in Input, plan Plan) error {
 	a := w.agent
-	of := statusOf{Input: in, Plan: plan, HostIP: a.cfg.NodeIP.String(), Runtime: a.node.runtimeName(), Probes: a.cfg.Probes}
+	of := statusOf{Input: in, Plan: plan, HostIP: a.cfg.NodeIP.String(), Runtime: a.node.runtimeName()}
 	if status := of.status(); equality.Semantic.DeepEqual(&status, &in.Pod.Status) {
 		return nil
 	}
