@@ -27,10 +27,14 @@ func TestScripts(t *testing.T) {
 			for _, image := range []string{images.Nginx, images.Nginx110, images.Nginx111, images.Busybox} {
 				c.load(images.Archive(t, image))
 			}
-			p := clustertest.Remote(file, filepath.Join(bin(t), "kubectl"), filepath.Join(c.dir, "kubeconfig"))
+			kubeconfig := filepath.Join(c.dir, "kubeconfig")
+			p := clustertest.Remote(file, filepath.Join(bin(t), "kubectl"), kubeconfig)
+			var asking *asker
+			p.Cmds["ask"], p.Cmds["asked"] = cmdAsk(kubeconfig, &asking), cmdAsked(&asking)
 			setup := p.Setup
 			p.Setup = func(env *testscript.Env) error {
 				env.Setenv("MANIFESTS", dir)
+				env.Setenv("EXAMPLES", filepath.Join(dir, "../../examples"))
 				return setup(env)
 			}
 			testscript.Run(t, p)
