@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	_ "time/tzdata" // 400 kB: a machine need not have time zones of its own for schedules to hold in them
 
 	"github.com/robfig/cron/v3"
 )
