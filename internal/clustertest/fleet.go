@@ -149,6 +149,9 @@ func step(pod *corev1.Pod, now time.Time) next {
 		if left := pod.DeletionTimestamp.Sub(now); is(image, imageStubborn) && left > 0 {
 			return next{later: left}
 		}
+		if len(pod.Finalizers) > 0 && (pod.Status.Phase == corev1.PodPending || pod.Status.Phase == corev1.PodRunning) {
+			return next{status: ended(pod, corev1.PodFailed, 143, now)} // whoever holds it wants to know how it ended
+		}
 		return next{remove: true}
 	}
 	if pod.Status.Phase == corev1.PodRunning && is(image, imageSleeps) {
@@ -206,17 +209,23 @@ func wake(pod *corev1.Pod, now time.Time) next {
 	if left := pod.Status.StartTime.Add(sleep).Sub(now); left > 0 {
 		return next{later: left}
 	}
-	s := pod.Status.DeepCopy()
-	s.Phase = corev1.PodSucceeded
+	return next{status: ended(pod, corev1.PodSucceeded, 0, now)}
+}
+
+// ended is the status of a pod whose containers have run, and all ended so.
+func ended(pod *corev1.Pod, phase corev1.PodPhase, code int32, now time.Time) *corev1.PodStatus {
+	s, at := pod.Status.DeepCopy(), metav1.NewTime(now)
+	s.Phase = phase
+	reason := map[corev1.PodPhase]string{corev1.PodSucceeded: "Completed", corev1.PodFailed: "Error"}[phase]
 	for i := range s.ContainerStatuses {
 		c := &s.ContainerStatuses[i]
-		c.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Completed", StartedAt: *pod.Status.StartTime, FinishedAt: metav1.NewTime(now)}}
+		c.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason, ExitCode: code, FinishedAt: at}}
 		c.Ready, c.Started = false, new(false)
 	}
 	for _, kind := range []corev1.PodConditionType{corev1.PodReady, corev1.ContainersReady} {
-		setCondition(s, corev1.PodCondition{Type: kind, Status: corev1.ConditionFalse, Reason: "PodCompleted", LastTransitionTime: metav1.NewTime(now)})
+		setCondition(s, corev1.PodCondition{Type: kind, Status: corev1.ConditionFalse, LastTransitionTime: at})
 	}
-	return next{status: s}
+	return s
 }
 
 func exitCode(image string) int32 {

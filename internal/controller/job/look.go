@@ -199,8 +199,10 @@ func restarts(j *batchv1.Job, pods []*corev1.Pod) (n int32) {
 }
 
 // isFailed says that a pod is to be taken for a failure. One that is told to go is, unless only the dead are replaced: it may never come to report its end.
+// Without a node it never began, and nobody is there to report anything.
 func isFailed(j *batchv1.Job, p *corev1.Pod) bool {
-	return p.Status.Phase == corev1.PodFailed || p.DeletionTimestamp != nil && p.Status.Phase != corev1.PodSucceeded && !replacesOnlyDead(j)
+	going := p.DeletionTimestamp != nil && p.Status.Phase != corev1.PodSucceeded
+	return p.Status.Phase == corev1.PodFailed || going && (!replacesOnlyDead(j) || p.Spec.NodeName == "")
 }
 
 func replacesOnlyDead(j *batchv1.Job) bool {

@@ -94,6 +94,10 @@ func TestTrack(t *testing.T) {
 			newJob(func(j *batchv1.Job) { j.Spec.PodReplacementPolicy = new(batchv1.Failed) }), pods("a:going", "c"),
 			"1 active 1 ready 1 terminating 0 succeeded 0 failed",
 		},
+		"one that goes and never had a node has failed in any case": {
+			newJob(func(j *batchv1.Job) { j.Spec.PodReplacementPolicy = new(batchv1.Failed) }), pods("a:pending:going", "c"),
+			`1 active 1 ready 1 terminating 0 succeeded 0 failed {"failed":["a"]}; let a`,
+		},
 		"the last success: the criteria are met, and nothing is final": {
 			newJob(succeededWith(2)), pods("a:succeeded"),
 			`0 active 0 ready 0 terminating 2 succeeded 0 failed {"succeeded":["a"]}; SuccessCriteriaMet=True CompletionsReached "Reached expected number of succeeded pods"; let a`,
