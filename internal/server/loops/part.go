@@ -26,7 +26,7 @@ type part struct {
 
 // parts are the controllers of the workloads.
 func parts(w *world) []part {
-	return []part{replicaSets(w), replicationControllers(w), deployments(w), statefulSets(w), daemonSets(w), jobController(w), cronJobController(w), expiry(w), disruptions(w)}
+	return []part{replicaSets(w), replicationControllers(w), deployments(w), statefulSets(w), daemonSets(w), jobController(w), cronJobController(w), expiry(w), disruptions(w), autoscalers(w)}
 }
 
 // change is how an object has changed: old is nil if it has come (or was there at the start), new if it has gone.
