@@ -274,20 +274,20 @@ func (w *world) Record(_ runtime.Object, kind, reason, message string) {
 func TestThereIsOneJobForEachTimeOverKillsAtAnyWrite(t *testing.T) {
 	for seed := range uint64(100) {
 		synctest.Test(t, func(t *testing.T) {
-			r := rand.New(rand.NewPCG(seed, 1))
-			w := &world{jobs: map[string]*batchv1.Job{}, lucky: func() bool { return r.IntN(6) > 0 }}
+			r, luck := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
+			w := &world{jobs: map[string]*batchv1.Job{}, lucky: func() bool { return luck.IntN(6) > 0 }}
 			w.cron = newCronJob(func(j *batchv1.CronJob) {
 				j.CreationTimestamp, j.Spec.Schedule = metav1.NewTime(time.Now()), "*/10 * * * *"
 			})
 			begun := time.Now()
 			key := loop.Key{Namespace: "ns", Name: "sum"}
-			for len(w.made) < 50 {
+			for w.begun() < 50 {
 				ctx, stop := context.WithCancel(t.Context())
 				c := New(w, w, w, nil, nil)
 				done := make(chan error)
 				go func() { done <- c.Run(ctx) }()
 				c.Mark(key)
-				for !w.isDead() && len(w.made) < 50 {
+				for !w.isDead() && w.begun() < 50 {
 					time.Sleep(time.Duration(1+r.IntN(120)) * time.Second)
 					w.endSome(r)
 					c.Mark(key)
@@ -332,6 +332,12 @@ func (w *world) isDead() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.dead
+}
+
+func (w *world) begun() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.made)
 }
 
 // endSome lets some jobs end.
