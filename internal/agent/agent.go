@@ -157,6 +157,8 @@ type Agent struct {
 	prober  *prober
 	node    *nodeKeeper
 
+	sharing sync.Mutex // held by shareOut
+
 	mu       sync.Mutex // guards the fields below
 	workers  map[types.UID]*worker
 	admitted map[types.UID]*corev1.Pod // pods that have their place on this node

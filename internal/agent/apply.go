@@ -186,7 +186,7 @@ func (w *worker) prepare(ctx context.Context, in Input) error {
 	a, pod := w.agent, in.Pod
 	err := os.MkdirAll(a.logDir(pod.Namespace, pod.Name, pod.UID), 0o755)
 	if err == nil {
-		err = a.cgroups.Set(groupOf(pod), podLimits(pod))
+		err = a.makeCgroup(pod)
 	}
 	if err == nil {
 		shown := withAddresses(pod, in.Seen, a.cfg.NodeIP.String())
@@ -221,7 +221,7 @@ func (w *worker) newSandbox(ctx context.Context, in Input, s NewSandbox) error {
 	config, err := a.sandboxConfig(pod, s.Attempt)
 	if err == nil {
 		// The sandbox needs its cgroup, which prepare also makes: whoever comes first makes it.
-		err = a.cgroups.Set(groupOf(pod), podLimits(pod))
+		err = a.makeCgroup(pod)
 	}
 	if err == nil {
 		_, err = a.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: a.handler(pod)})
@@ -239,6 +239,17 @@ func (w *worker) newSandbox(ctx context.Context, in Input, s NewSandbox) error {
 }
 
 func (a *Agent) handler(*corev1.Pod) string { return "" } // runtime classes come with their kind
+
+// makeCgroup makes the pod's group, and room for it among the burstable ones.
+func (a *Agent) makeCgroup(pod *corev1.Pod) error {
+	if err := a.cgroups.Set(groupOf(pod), podLimits(pod)); err != nil {
+		return err
+	}
+	if qosOf(pod) == corev1.PodQOSBurstable {
+		return a.shareOut()
+	}
+	return nil
+}
 
 func (a *Agent) removeCgroup(k key, pod *corev1.Pod) error {
 	if pod != nil {

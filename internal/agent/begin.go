@@ -14,21 +14,39 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"sampan.dev/internal/agent/cgroup"
 	"sampan.dev/internal/events"
 	"sampan.dev/internal/nft"
 	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/volume"
 )
 
+// shareOut gives the burstable pods together what they ask for each.
+func (a *Agent) shareOut() error {
+	a.sharing.Lock()
+	defer a.sharing.Unlock()
+	var sum uint64
+	a.mu.Lock()
+	for _, pod := range a.admitted {
+		if qosOf(pod) == corev1.PodQOSBurstable {
+			sum += podLimits(pod).Shares
+		}
+	}
+	a.mu.Unlock()
+	return a.cgroups.Set("burstable", cgroup.Limits{Shares: sum})
+}
+
 // begin starts the pods' workers: for what the API has, what the runtime has, and what files there are.
 func (a *Agent) begin(ctx context.Context) error {
-	if err := a.cgroups.Set("", cgroupNone); err != nil {
+	// All pods together weigh as much against the rest of the machine as the cores that they may have; those without requests take what others leave.
+	cores := a.node.allocatable()[corev1.ResourceCPU]
+	if err := a.cgroups.Set("", cgroup.Limits{Shares: sharesOf(cores.MilliValue())}); err != nil {
 		return err
 	}
-	if err := a.cgroups.Set("besteffort", cgroupNone); err != nil {
+	if err := a.cgroups.Set("besteffort", cgroup.Limits{}); err != nil {
 		return err
 	}
-	if err := a.cgroups.Set("burstable", cgroupNone); err != nil {
+	if err := a.shareOut(); err != nil {
 		return err
 	}
 	a.mu.Lock()

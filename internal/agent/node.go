@@ -17,11 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"sampan.dev/internal/agent/cgroup"
 )
-
-var cgroupNone cgroup.Limits
 
 // The lease is renewed on the agent's only timer; on the same tick logs are looked at for their size, and the node's status for
 // changes. An unchanged status is written every heartbeat.

@@ -237,6 +237,11 @@ func (w *worker) finish(ctx context.Context, in Input, plan Plan) bool {
 	switch {
 	case in.Pod == nil && in.Work.Cleaned == CleanAll && len(in.Seen.Sandboxes)+len(in.Seen.Containers) == 0:
 		a.forget(w)
+		if w.pod != nil && qosOf(w.pod) == corev1.PodQOSBurstable {
+			if err := a.shareOut(); err != nil {
+				a.log.Warn("share the processor out", "error", err)
+			}
+		}
 	case !plan.Wake.IsZero():
 		w.wakeAfter(plan.Wake.Sub(in.Now))
 	}

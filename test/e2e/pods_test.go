@@ -3,9 +3,14 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
+	"sampan.dev/internal/instance"
 	"sampan.dev/test/images"
 )
 
@@ -181,4 +186,35 @@ func TestLogsAndExec(t *testing.T) {
 	}
 	out := c.kubectl("run", "quick", "--image=busybox:latest", "--image-pull-policy=Never", "--restart=Never", "--rm", "-i", "--", "echo", "ran")
 	contains(t, "run --rm -i", out, "ran")
+}
+
+// TestSharesOfTheProcessor looks at the weights of the control groups: all pods together weigh as much as the node's cores, so that a busy machine does not
+// starve them, and the burstable ones as much as they ask for.
+func TestSharesOfTheProcessor(t *testing.T) {
+	c := newCluster(t, 0)
+	inst, err := instance.At(c.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shares := func(group string) string {
+		data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup/cpu", inst.CgroupParent(), group, "cpu.shares"))
+		if err != nil {
+			t.Skipf("the cpu controller is not on a v1 hierarchy here: %v", err)
+		}
+		return strings.TrimSpace(string(data))
+	}
+	c.apply(`{apiVersion: v1, kind: Pod, metadata: {name: asks}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: "sampan.dev/hello:1", resources: {requests: {cpu: 250m}}}]}}`)
+	c.waitReady("asks")
+	if got, want := shares(""), strconv.Itoa(1024*runtime.NumCPU()); got != want {
+		t.Errorf("all pods: %s shares, want %s", got, want)
+	}
+	if got := shares("burstable"); got != "256" {
+		t.Errorf("burstable pods: %s shares, want 256", got)
+	}
+	c.kubectl("delete", "pod", "asks")
+	c.apply(`{apiVersion: v1, kind: Pod, metadata: {name: more}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: "sampan.dev/hello:1", resources: {requests: {cpu: 500m}}}]}}`)
+	c.waitReady("more")
+	if got := shares("burstable"); got != "512" {
+		t.Errorf("burstable pods after another: %s shares, want 512", got)
+	}
 }
