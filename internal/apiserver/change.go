@@ -137,6 +137,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err != nil {
 		return err
 	}
+	c.warnOrphans(r.Context(), &o)
 	obj, gone, err := s.registry.Delete(r.Context(), c.kind, c.namespace, c.name, o)
 	if err != nil {
 		return err
@@ -186,6 +187,7 @@ func (s *Server) deleteCollection(w http.ResponseWriter, r *http.Request, c *cal
 	if err != nil {
 		return err
 	}
+	c.warnOrphans(r.Context(), &o)
 	deleted, err := s.registry.DeleteCollection(r.Context(), c.kind, l.selection, o)
 	if err != nil {
 		return err
@@ -231,6 +233,14 @@ func (c *call) warn(ctx context.Context, obj resource.Object) {
 	w := warningsOf(ctx)
 	for _, text := range c.kind.Warnings(obj) {
 		w.add(text)
+	}
+}
+
+// warnOrphans tells who does not say what becomes of the dependents that they stay.
+func (c *call) warnOrphans(ctx context.Context, o *metav1.DeleteOptions) {
+	//lint:ignore SA1019 clients still send it
+	if c.kind.OrphanWarning != "" && o.PropagationPolicy == nil && o.OrphanDependents == nil {
+		warningsOf(ctx).add(c.kind.OrphanWarning)
 	}
 }
 

@@ -60,7 +60,7 @@ func decideDelete(kind *resource.Kind, obj resource.Object, o metav1.DeleteOptio
 			graceful = true
 		}
 	}
-	obj.SetFinalizers(finalizers(obj.GetFinalizers(), o))
+	obj.SetFinalizers(finalizers(kind, obj.GetFinalizers(), o))
 	held := len(obj.GetFinalizers()) > 0 || kind.Held != nil && kind.Held(obj)
 	if graceful {
 		return !held && *obj.GetDeletionGracePeriodSeconds() == 0
@@ -110,7 +110,10 @@ func hurry(obj resource.Object, seconds int64, now time.Time) {
 }
 
 // finalizers adds or takes away those two by which the garbage collector is told what to do with dependents.
-func finalizers(list []string, o metav1.DeleteOptions) []string {
+func finalizers(kind *resource.Kind, list []string, o metav1.DeleteOptions) []string {
+	asks := func(f string) bool {
+		return f == metav1.FinalizerOrphanDependents || f == metav1.FinalizerDeleteDependents
+	}
 	var want string
 	orphan := o.OrphanDependents //lint:ignore SA1019 clients still send it
 	switch {
@@ -125,12 +128,12 @@ func finalizers(list []string, o metav1.DeleteOptions) []string {
 		case metav1.DeletePropagationForeground:
 			want = metav1.FinalizerDeleteDependents
 		}
+	case kind.Orphans && !slices.ContainsFunc(list, asks):
+		want = metav1.FinalizerOrphanDependents
 	default:
 		return list
 	}
-	list = slices.DeleteFunc(slices.Clone(list), func(f string) bool {
-		return f == metav1.FinalizerOrphanDependents || f == metav1.FinalizerDeleteDependents
-	})
+	list = slices.DeleteFunc(slices.Clone(list), asks)
 	if want != "" {
 		list = append(list, want)
 	}

@@ -77,6 +77,8 @@ func TestDecideDelete(t *testing.T) {
 		{"one takes the place of the other", core.ConfigMap(), configMap(metav1.FinalizerOrphanDependents), policy(metav1.DeletePropagationForeground), want{end: at(0), seconds: new(int64(0)), finalizers: []string{metav1.FinalizerDeleteDependents}}},
 		{"background takes both away", core.ConfigMap(), configMap(metav1.FinalizerOrphanDependents), policy(metav1.DeletePropagationBackground), want{gone: true}},
 		{"without a word what is there stays", core.ConfigMap(), configMap(metav1.FinalizerOrphanDependents), metav1.DeleteOptions{}, want{end: at(0), seconds: new(int64(0)), finalizers: []string{metav1.FinalizerOrphanDependents}}},
+		{"kinds of old leave their dependents without a word", core.ReplicationController(), &corev1.ReplicationController{}, metav1.DeleteOptions{}, want{end: at(0), seconds: new(int64(0)), finalizers: []string{metav1.FinalizerOrphanDependents}}},
+		{"but not when they are told", core.ReplicationController(), &corev1.ReplicationController{}, policy(metav1.DeletePropagationBackground), want{gone: true}},
 
 		{"a namespace with finalizers in its spec stays", core.Namespace(), &corev1.Namespace{Spec: corev1.NamespaceSpec{Finalizers: []corev1.FinalizerName{"kubernetes"}}}, metav1.DeleteOptions{}, want{end: at(0)}},
 		{"an empty one goes", core.Namespace(), &corev1.Namespace{}, metav1.DeleteOptions{}, want{gone: true}},

@@ -43,6 +43,9 @@ type Kind struct {
 	PrepareUpdate func(new, old Object)
 	// PrepareDelete changes an object whose deletion begins, once its deletionTimestamp is set (namespaces become Terminating).
 	PrepareDelete func(Object)
+	// Orphans says that a deletion that does not say otherwise leaves the dependents: so it was for those kinds before there was a choice.
+	Orphans       bool
+	OrphanWarning string // for who deletes one without saying
 	// Held says that something besides metadata.finalizers keeps a deleted object (a namespace's spec.finalizers).
 	Held func(Object) bool
 

@@ -45,6 +45,8 @@ func (f *fake) Target(*autoscalingv2.HorizontalPodAutoscaler) (Target, error) {
 }
 
 func (f *fake) Pods(_ string, s labels.Selector) []*corev1.Pod {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return slices.DeleteFunc(pods(int(f.target.Have)), func(p *corev1.Pod) bool { return !s.Matches(labels.Set(p.Labels)) })
 }
 
@@ -76,12 +78,14 @@ type load struct {
 }
 
 func (l load) Resource(ctx context.Context, name corev1.ResourceName, ns string, of labels.Selector, container string) (map[string]PodMetric, error) {
-	if l.of.uses < 0 {
+	var uses int64
+	l.of.locked(func() { uses = l.of.uses })
+	if uses < 0 {
 		return l.None.Resource(ctx, name, ns, of, container)
 	}
 	m := map[string]PodMetric{}
 	for _, p := range l.of.Pods(ns, of) {
-		m[p.Name] = PodMetric{At: time.Now(), Window: time.Minute, Value: l.of.uses}
+		m[p.Name] = PodMetric{At: time.Now(), Window: time.Minute, Value: uses}
 	}
 	return m, nil
 }
@@ -90,6 +94,13 @@ func (f *fake) Record(_ runtime.Object, _, reason, words string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.events = append(f.events, reason+": "+words)
+}
+
+// locked does something while the controller does nothing.
+func (f *fake) locked(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
 }
 
 // play runs the controller in time of its own, with autoscalers of these names.
@@ -101,8 +112,9 @@ func play(t *testing.T, f *fake, names []string, test func(t *testing.T, c *Cont
 		done := make(chan error, 1)
 		go func() { done <- c.Run(ctx) }()
 		for _, name := range names {
-			f.all[name] = newAutoscaler(t, cpuHalf)
-			f.all[name].Name = name
+			h := newAutoscaler(t, cpuHalf)
+			h.Name = name
+			f.locked(func() { f.all[name] = h })
 			c.Mark(loop.Key{Namespace: "ns", Name: name})
 		}
 		synctest.Wait()
@@ -119,15 +131,15 @@ func TestItLooksEveryFifteenSecondsAndOnlyWhileThereIsOne(t *testing.T) {
 	play(t, f, []string{"h"}, func(t *testing.T, c *Controller) {
 		time.Sleep(time.Minute + time.Second)
 		synctest.Wait()
+		f.mu.Lock()
 		if f.looks != 5 || len(f.sizes) != 0 {
 			t.Errorf("%d looks, sizes %v", f.looks, f.sizes)
 		}
-		f.mu.Lock()
-		delete(f.all, "h")
-		f.mu.Unlock()
+		f.locked(func() { delete(f.all, "h") })
 		c.Mark(loop.Key{Namespace: "ns", Name: "h"})
 		time.Sleep(time.Hour)
 		synctest.Wait()
+		f.mu.Lock()
 		if f.looks != 5 || len(c.memory)+len(c.selectors) != 0 {
 			t.Errorf("nothing is left, but %d looks, %v, %v", f.looks, c.memory, c.selectors)
 		}
@@ -139,19 +151,22 @@ func TestReplicasFollowTheLoad(t *testing.T) {
 	play(t, f, []string{"h"}, func(t *testing.T, c *Controller) {
 		time.Sleep(Period)
 		synctest.Wait()
-		f.uses = 100 // it is over: after five minutes they go
+		f.locked(func() { f.uses = 100 }) // it is over: after five minutes they go
 		time.Sleep(5*time.Minute - 2*Period)
 		synctest.Wait()
+		f.mu.Lock()
 		if !slices.Equal(f.sizes, []int32{8, 10}) {
 			t.Errorf("up: %v", f.sizes)
 		}
 		time.Sleep(3 * Period)
 		synctest.Wait()
+		f.mu.Lock()
 		if !slices.Equal(f.sizes, []int32{8, 10, 2}) {
 			t.Errorf("down: %v", f.sizes)
 		}
 		time.Sleep(Period)
 		synctest.Wait()
+		f.mu.Lock()
 		s := f.all["h"].Status
 		if s.CurrentReplicas != 2 || s.DesiredReplicas != 2 || s.LastScaleTime == nil || *s.CurrentMetrics[0].Resource.Current.AverageUtilization != 10 {
 			t.Errorf("%+v", s)
@@ -187,15 +202,17 @@ func TestWhatItCannotDoItTriesAgain(t *testing.T) {
 		if got := f.all["h"].Status; got.Conditions[0].Reason != "FailedUpdateScale" || got.DesiredReplicas != 7 {
 			t.Errorf("%+v", got)
 		}
-		f.refuses, f.broken = nil, errors.New("nobody is there")
+		f.locked(func() { f.refuses, f.broken = nil, errors.New("nobody is there") })
 		time.Sleep(Period)
 		synctest.Wait()
+		f.mu.Lock()
 		if got := f.all["h"].Status.Conditions[0]; got.Reason != "FailedGetScale" || got.Message != "the HPA controller was unable to get the target's current scale: nobody is there" {
 			t.Errorf("%+v", got)
 		}
-		f.broken = nil
+		f.locked(func() { f.broken = nil })
 		time.Sleep(Period)
 		synctest.Wait()
+		f.mu.Lock()
 		if got := f.all["h"].Status; got.Conditions[0].Reason != "SucceededRescale" || got.DesiredReplicas != 8 {
 			t.Errorf("%+v", got)
 		}
@@ -205,21 +222,21 @@ func TestWhatItCannotDoItTriesAgain(t *testing.T) {
 func TestTwoAutoscalersOfTheSamePodsDoNothing(t *testing.T) {
 	f := &fake{target: scale(4), uses: 500}
 	play(t, f, []string{"g", "h"}, func(t *testing.T, c *Controller) {
-		f.uses = 1000
+		f.locked(func() { f.uses = 1000 })
 		time.Sleep(Period)
 		synctest.Wait()
+		f.mu.Lock()
 		const why = "pods by selector app=web are controlled by multiple HPAs: [ns/g ns/h]"
 		for name, h := range f.all {
 			if got := h.Status.Conditions[1]; got.Reason != "AmbiguousSelector" || got.Message != why {
 				t.Errorf("%s: %+v", name, got)
 			}
 		}
-		f.mu.Lock()
-		delete(f.all, "g")
-		f.mu.Unlock()
+		f.locked(func() { delete(f.all, "g") })
 		c.Mark(loop.Key{Namespace: "ns", Name: "g"})
 		time.Sleep(Period)
 		synctest.Wait()
+		f.mu.Lock()
 		if !slices.Equal(f.sizes, []int32{8}) {
 			t.Errorf("one is left: %v", f.sizes)
 		}

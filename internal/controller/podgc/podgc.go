@@ -162,5 +162,11 @@ func (c *Controller) reconcilePod(ctx context.Context, key loop.Key) error {
 	if pod == nil || pod.DeletionTimestamp == nil || pod.Spec.NodeName != "" {
 		return nil
 	}
+	if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed { // whoever holds it by a finalizer waits for its end
+		err := c.api.UpdatePodStatus(ctx, pod, func(s *corev1.PodStatus) { s.Phase = corev1.PodFailed })
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("update status of pod %s: %w", key, err)
+		}
+	}
 	return c.delete(ctx, pod)
 }

@@ -96,7 +96,7 @@ func TestPodsOfAMissingNodeGoAfterAWhile(t *testing.T) {
 		pod("new", "")
 		pod("never-bound", "", deleting)
 		pod("ending", "n2", deleting)
-		expect("a deleted pod without a node goes at once", "never-bound Running")
+		expect("a deleted pod without a node goes at once", "never-bound Failed")
 
 		f.setNode("n1", false)
 		c.NodeChanged("n1")

@@ -31,7 +31,9 @@ func Job() *resource.Kind {
 	spec, status := batchv1.JobSpec{}.SwaggerDoc(), batchv1.JobStatus{}.SwaggerDoc()
 	return &resource.Kind{
 		GroupVersionKind: gvk("Job"), Plural: "jobs", Singular: "job", Categories: []string{"all"},
-		Namespaced: true, Prefix: "/registry/jobs/",
+		Namespaced: true, Prefix: "/registry/jobs/", Orphans: true,
+		OrphanWarning: "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+
 		New:     func() resource.Object { return &batchv1.Job{} },
 		NewList: func() runtime.Object { return &batchv1.JobList{} },
 

@@ -25,7 +25,7 @@ func ReplicationController() *resource.Kind {
 	return &resource.Kind{
 		GroupVersionKind: gvk("ReplicationController"), Plural: "replicationcontrollers", Singular: "replicationcontroller",
 		ShortNames: []string{"rc"}, Categories: []string{"all"},
-		Namespaced: true, Prefix: "/registry/controllers/",
+		Namespaced: true, Prefix: "/registry/controllers/", Orphans: true,
 		New:     func() resource.Object { return &corev1.ReplicationController{} },
 		NewList: func() runtime.Object { return &corev1.ReplicationControllerList{} },
 
