@@ -131,91 +131,103 @@ func TestItLooksEveryFifteenSecondsAndOnlyWhileThereIsOne(t *testing.T) {
 	play(t, f, []string{"h"}, func(t *testing.T, c *Controller) {
 		time.Sleep(time.Minute + time.Second)
 		synctest.Wait()
-		f.mu.Lock()
-		if f.looks != 5 || len(f.sizes) != 0 {
-			t.Errorf("%d looks, sizes %v", f.looks, f.sizes)
-		}
-		f.locked(func() { delete(f.all, "h") })
+		f.locked(func() {
+			if f.looks != 5 || len(f.sizes) != 0 {
+				t.Errorf("%d looks, sizes %v", f.looks, f.sizes)
+			}
+			delete(f.all, "h")
+		})
 		c.Mark(loop.Key{Namespace: "ns", Name: "h"})
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		f.mu.Lock()
-		if f.looks != 5 || len(c.memory)+len(c.selectors) != 0 {
-			t.Errorf("nothing is left, but %d looks, %v, %v", f.looks, c.memory, c.selectors)
+		f.locked(func() {
+			if f.looks != 5 {
+				t.Errorf("nothing is left, but %d looks", f.looks)
+			}
+		})
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if len(c.memory)+len(c.selectors) != 0 {
+			t.Errorf("%v and %v are left", c.memory, c.selectors)
 		}
 	})
 }
 
 func TestReplicasFollowTheLoad(t *testing.T) {
 	f := &fake{target: scale(4), uses: 1000}
-	play(t, f, []string{"h"}, func(t *testing.T, c *Controller) {
+	play(t, f, []string{"h"}, func(t *testing.T, _ *Controller) {
 		time.Sleep(Period)
 		synctest.Wait()
 		f.locked(func() { f.uses = 100 }) // it is over: after five minutes they go
 		time.Sleep(5*time.Minute - 2*Period)
 		synctest.Wait()
-		f.mu.Lock()
-		if !slices.Equal(f.sizes, []int32{8, 10}) {
-			t.Errorf("up: %v", f.sizes)
-		}
-		time.Sleep(3 * Period)
+		f.locked(func() {
+			if !slices.Equal(f.sizes, []int32{8, 10}) {
+				t.Errorf("up: %v", f.sizes)
+			}
+		})
+		time.Sleep(4 * Period)
 		synctest.Wait()
-		f.mu.Lock()
-		if !slices.Equal(f.sizes, []int32{8, 10, 2}) {
-			t.Errorf("down: %v", f.sizes)
-		}
-		time.Sleep(Period)
-		synctest.Wait()
-		f.mu.Lock()
-		s := f.all["h"].Status
-		if s.CurrentReplicas != 2 || s.DesiredReplicas != 2 || s.LastScaleTime == nil || *s.CurrentMetrics[0].Resource.Current.AverageUtilization != 10 {
-			t.Errorf("%+v", s)
-		}
-		want := []string{
-			"SuccessfulRescale: New size: 8; reason: cpu resource utilization (percentage of request) above target",
-			"SuccessfulRescale: New size: 10; reason: cpu resource utilization (percentage of request) above target",
-			"SuccessfulRescale: New size: 2; reason: All metrics below target",
-		}
-		if !slices.Equal(f.events, want) {
-			t.Errorf("%s", strings.Join(f.events, "\n"))
-		}
+		f.locked(func() {
+			if !slices.Equal(f.sizes, []int32{8, 10, 2}) {
+				t.Errorf("down: %v", f.sizes)
+			}
+			s := f.all["h"].Status
+			if s.CurrentReplicas != 2 || s.DesiredReplicas != 2 || s.LastScaleTime == nil || *s.CurrentMetrics[0].Resource.Current.AverageUtilization != 10 {
+				t.Errorf("%+v", s)
+			}
+			want := []string{
+				"SuccessfulRescale: New size: 8; reason: cpu resource utilization (percentage of request) above target",
+				"SuccessfulRescale: New size: 10; reason: cpu resource utilization (percentage of request) above target",
+				"SuccessfulRescale: New size: 2; reason: All metrics below target",
+			}
+			if !slices.Equal(f.events, want) {
+				t.Errorf("%s", strings.Join(f.events, "\n"))
+			}
+		})
 	})
 }
 
 func TestWithoutMetricsItSaysSo(t *testing.T) {
 	f := &fake{target: scale(4), uses: -1}
-	play(t, f, []string{"h"}, func(t *testing.T, c *Controller) {
-		got := f.all["h"].Status.Conditions
+	play(t, f, []string{"h"}, func(t *testing.T, _ *Controller) {
 		const why = "failed to get cpu utilization: unable to get metrics for resource cpu: unable to fetch metrics from resource metrics API: the server could not find the requested resource (get pods.metrics.k8s.io)"
-		if len(got) != 2 || got[0].Reason != "SucceededGetScale" || got[1].Reason != "FailedGetResourceMetric" || got[1].Message != "the HPA was unable to compute the replica count: "+why {
-			t.Errorf("%+v", got)
-		}
-		if len(f.events) != 2 || f.events[0] != "FailedGetResourceMetric: "+why || !strings.HasPrefix(f.events[1], "FailedComputeMetricsReplicas: ") {
-			t.Errorf("%q", f.events)
-		}
+		f.locked(func() {
+			got := f.all["h"].Status.Conditions
+			if len(got) != 2 || got[0].Reason != "SucceededGetScale" || got[1].Reason != "FailedGetResourceMetric" || got[1].Message != "the HPA was unable to compute the replica count: "+why {
+				t.Errorf("%+v", got)
+			}
+			if len(f.events) != 2 || f.events[0] != "FailedGetResourceMetric: "+why || !strings.HasPrefix(f.events[1], "FailedComputeMetricsReplicas: ") {
+				t.Errorf("%q", f.events)
+			}
+		})
 	})
 }
 
 func TestWhatItCannotDoItTriesAgain(t *testing.T) {
 	f := &fake{target: scale(4), uses: 1000, refuses: errors.New("not now")}
-	play(t, f, []string{"h"}, func(t *testing.T, c *Controller) {
-		if got := f.all["h"].Status; got.Conditions[0].Reason != "FailedUpdateScale" || got.DesiredReplicas != 7 {
-			t.Errorf("%+v", got)
-		}
-		f.locked(func() { f.refuses, f.broken = nil, errors.New("nobody is there") })
+	play(t, f, []string{"h"}, func(t *testing.T, _ *Controller) {
+		f.locked(func() {
+			if got := f.all["h"].Status; got.Conditions[0].Reason != "FailedUpdateScale" || got.DesiredReplicas != 7 {
+				t.Errorf("%+v", got)
+			}
+			f.refuses, f.broken = nil, errors.New("nobody is there")
+		})
 		time.Sleep(Period)
 		synctest.Wait()
-		f.mu.Lock()
-		if got := f.all["h"].Status.Conditions[0]; got.Reason != "FailedGetScale" || got.Message != "the HPA controller was unable to get the target's current scale: nobody is there" {
-			t.Errorf("%+v", got)
-		}
-		f.locked(func() { f.broken = nil })
+		f.locked(func() {
+			if got := f.all["h"].Status.Conditions[0]; got.Reason != "FailedGetScale" || got.Message != "the HPA controller was unable to get the target's current scale: nobody is there" {
+				t.Errorf("%+v", got)
+			}
+			f.broken = nil
+		})
 		time.Sleep(Period)
 		synctest.Wait()
-		f.mu.Lock()
-		if got := f.all["h"].Status; got.Conditions[0].Reason != "SucceededRescale" || got.DesiredReplicas != 8 {
-			t.Errorf("%+v", got)
-		}
+		f.locked(func() {
+			if got := f.all["h"].Status; got.Conditions[0].Reason != "SucceededRescale" || got.DesiredReplicas != 8 {
+				t.Errorf("%+v", got)
+			}
+		})
 	})
 }
 
@@ -225,20 +237,22 @@ func TestTwoAutoscalersOfTheSamePodsDoNothing(t *testing.T) {
 		f.locked(func() { f.uses = 1000 })
 		time.Sleep(Period)
 		synctest.Wait()
-		f.mu.Lock()
-		const why = "pods by selector app=web are controlled by multiple HPAs: [ns/g ns/h]"
-		for name, h := range f.all {
-			if got := h.Status.Conditions[1]; got.Reason != "AmbiguousSelector" || got.Message != why {
-				t.Errorf("%s: %+v", name, got)
+		f.locked(func() {
+			const why = "pods by selector app=web are controlled by multiple HPAs: [ns/g ns/h]"
+			for name, h := range f.all {
+				if got := h.Status.Conditions[1]; got.Reason != "AmbiguousSelector" || got.Message != why {
+					t.Errorf("%s: %+v", name, got)
+				}
 			}
-		}
-		f.locked(func() { delete(f.all, "g") })
+			delete(f.all, "g")
+		})
 		c.Mark(loop.Key{Namespace: "ns", Name: "g"})
 		time.Sleep(Period)
 		synctest.Wait()
-		f.mu.Lock()
-		if !slices.Equal(f.sizes, []int32{8}) {
-			t.Errorf("one is left: %v", f.sizes)
-		}
+		f.locked(func() {
+			if !slices.Equal(f.sizes, []int32{8}) {
+				t.Errorf("one is left: %v", f.sizes)
+			}
+		})
 	})
 }

@@ -75,6 +75,13 @@ func (f *fake) Record(_ runtime.Object, _, reason, _ string) {
 	f.events = append(f.events, reason)
 }
 
+// locked does something while the controller does nothing.
+func (f *fake) locked(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+}
+
 // play runs the controller in time of its own.
 func play(t *testing.T, f *fake, test func(t *testing.T, c *Controller)) {
 	synctest.Test(t, func(t *testing.T) {
@@ -93,27 +100,37 @@ func play(t *testing.T, f *fake, test func(t *testing.T, c *Controller)) {
 func TestAnEvictedPodThatDoesNotGoCountsAgainAfterTwoMinutes(t *testing.T) {
 	f := &fake{budget: newBudget(atLeast("1")), pods: pods(2)}
 	play(t, f, func(t *testing.T, c *Controller) {
-		f.budget.Status.DisruptedPods = map[string]metav1.Time{"p0": metav1.Now()}
+		f.locked(func() { f.budget.Status.DisruptedPods = map[string]metav1.Time{"p0": metav1.Now()} })
 		c.Mark(loop.Key{Namespace: "ns", Name: "b"})
 		synctest.Wait()
-		if s := f.budget.Status; s.DisruptionsAllowed != 0 || s.CurrentHealthy != 1 || len(f.events) != 0 {
-			t.Errorf("%+v %v", s, f.events)
-		}
+		f.locked(func() {
+			if s := f.budget.Status; s.DisruptionsAllowed != 0 || s.CurrentHealthy != 1 || len(f.events) != 0 {
+				t.Errorf("%+v %v", s, f.events)
+			}
+		})
 		time.Sleep(Timeout - time.Second)
 		synctest.Wait()
-		if f.budget.Status.CurrentHealthy != 1 {
-			t.Error("it has given up too early")
-		}
+		f.locked(func() {
+			if f.budget.Status.CurrentHealthy != 1 {
+				t.Error("it has given up too early")
+			}
+		})
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if s := f.budget.Status; s.DisruptionsAllowed != 1 || len(s.DisruptedPods) != 0 || !slices.Equal(f.events, []string{"NotDeleted"}) {
-			t.Errorf("%+v %v", s, f.events)
-		}
-		writes := f.writes
+		var writes int
+		f.locked(func() {
+			if s := f.budget.Status; s.DisruptionsAllowed != 1 || len(s.DisruptedPods) != 0 || !slices.Equal(f.events, []string{"NotDeleted"}) {
+				t.Errorf("%+v %v", s, f.events)
+			}
+			writes = f.writes
+		})
 		time.Sleep(time.Hour)
-		if synctest.Wait(); f.writes != writes {
-			t.Error("it goes on writing")
-		}
+		synctest.Wait()
+		f.locked(func() {
+			if f.writes != writes {
+				t.Error("it goes on writing")
+			}
+		})
 	})
 }
 
@@ -122,28 +139,36 @@ func TestAStatusThatCameTooLateIsComputedAgain(t *testing.T) {
 	play(t, f, func(t *testing.T, c *Controller) {
 		c.Mark(loop.Key{Namespace: "ns", Name: "b"})
 		synctest.Wait()
-		if f.writes != 1 || f.meant != 0 || f.budget.Status.DisruptionsAllowed != 1 {
-			t.Errorf("%d writes, %+v", f.writes, f.budget.Status)
-		}
+		f.locked(func() {
+			if f.writes != 1 || f.meant != 0 || f.budget.Status.DisruptionsAllowed != 1 {
+				t.Errorf("%d writes, %+v", f.writes, f.budget.Status)
+			}
+		})
 	})
 }
 
 func TestAnAnnouncementThatDidNotComeTrueIsTakenBack(t *testing.T) {
 	f := &fake{budget: newBudget(), pods: pods(1)}
 	play(t, f, func(t *testing.T, c *Controller) {
-		f.pods[0].Status.Conditions = append(f.pods[0].Status.Conditions, corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting", LastTransitionTime: metav1.Now(),
+		f.locked(func() {
+			f.pods[0].Status.Conditions = append(f.pods[0].Status.Conditions, corev1.PodCondition{
+				Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting", LastTransitionTime: metav1.Now(),
+			})
 		})
 		c.PodDisrupted(loop.Key{Namespace: "ns", Name: "p0"})
 		time.Sleep(Timeout - time.Second)
 		synctest.Wait()
-		if got := f.pods[0].Status.Conditions[1]; got.Status != corev1.ConditionTrue {
-			t.Errorf("too early: %+v", got)
-		}
+		f.locked(func() {
+			if got := f.pods[0].Status.Conditions[1]; got.Status != corev1.ConditionTrue {
+				t.Errorf("too early: %+v", got)
+			}
+		})
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if got := f.pods[0].Status.Conditions[1]; got.Status != corev1.ConditionFalse || got.Reason != "" || got.Message != "" {
-			t.Errorf("%+v", got)
-		}
+		f.locked(func() {
+			if got := f.pods[0].Status.Conditions[1]; got.Status != corev1.ConditionFalse || got.Reason != "" || got.Message != "" {
+				t.Errorf("%+v", got)
+			}
+		})
 	})
 }
