@@ -48,6 +48,7 @@ var owners = map[string]string{
 	"k8s.io/cri-api":                             "internal/runtime internal/agent cmd/sampan cmd/sampan-runtime",
 	"github.com/tidwall/btree":                   "internal/cache internal/store",
 	"github.com/vishvananda/netlink":             "internal/podnet internal/runtime internal/agent cmd/sampan test",
+	"github.com/robfig/cron":                     "internal/resource/batch",
 	"github.com/rogpeppe/go-internal/testscript": "internal/clustertest test",
 }
 
