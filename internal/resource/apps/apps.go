@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -16,7 +15,6 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -32,33 +30,6 @@ func Kinds() []*resource.Kind {
 }
 
 func gvk(kind string) schema.GroupVersionKind { return appsv1.SchemeGroupVersion.WithKind(kind) }
-
-func column(name, kind, description string) metav1.TableColumnDefinition {
-	return metav1.TableColumnDefinition{Name: name, Type: kind, Description: description}
-}
-
-func nameColumn() metav1.TableColumnDefinition {
-	return metav1.TableColumnDefinition{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]}
-}
-
-func ageColumn() metav1.TableColumnDefinition {
-	return column("Age", "string", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])
-}
-
-func age(o resource.Object, now time.Time) string {
-	since := o.GetCreationTimestamp()
-	if since.IsZero() {
-		return "<unknown>"
-	}
-	return duration.HumanDuration(now.Sub(since.Time))
-}
-
-// metaFields are the fields that every kind can be selected by.
-func metaFields(o resource.Object) map[string]string {
-	return map[string]string{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
-}
-
-var metaNames = []string{"metadata.name", "metadata.namespace"}
 
 func replicasOf(n *int32) int32 {
 	if n == nil {

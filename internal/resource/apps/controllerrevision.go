@@ -35,16 +35,16 @@ func ControllerRevision() *resource.Kind {
 			return c.Errs
 		},
 
-		Fields:     metaFields,
-		FieldNames: metaNames,
+		Fields:     resource.MetaFields,
+		FieldNames: resource.MetaNames(),
 		Controlled: true,
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(), column("Controller", "string", "Controller of the object"),
-			column("Revision", "string", appsv1.ControllerRevision{}.SwaggerDoc()["revision"]), ageColumn(),
+			resource.NameColumn(), resource.Column("Controller", "string", "Controller of the object"),
+			resource.Column("Revision", "string", appsv1.ControllerRevision{}.SwaggerDoc()["revision"]), resource.AgeColumn(),
 		},
 		Row: func(o resource.Object, now time.Time) []any {
 			r := o.(*appsv1.ControllerRevision)
-			return []any{r.Name, controllerName(r), r.Revision, age(r, now)}
+			return []any{r.Name, controllerName(r), r.Revision, resource.Age(r, now)}
 		},
 	}
 }

@@ -66,13 +66,13 @@ func DaemonSet() *resource.Kind {
 			},
 		},
 
-		Fields:     metaFields,
-		FieldNames: metaNames,
+		Fields:     resource.MetaFields,
+		FieldNames: resource.MetaNames(),
 		Columns: append([]metav1.TableColumnDefinition{
-			nameColumn(), column("Desired", "integer", status["desiredNumberScheduled"]), column("Current", "integer", status["currentNumberScheduled"]),
-			column("Ready", "integer", status["numberReady"]), column("Up-to-date", "integer", status["updatedNumberScheduled"]),
-			column("Available", "integer", status["numberAvailable"]),
-			column("Node Selector", "string", corev1.PodSpec{}.SwaggerDoc()["nodeSelector"]), ageColumn(),
+			resource.NameColumn(), resource.Column("Desired", "integer", status["desiredNumberScheduled"]), resource.Column("Current", "integer", status["currentNumberScheduled"]),
+			resource.Column("Ready", "integer", status["numberReady"]), resource.Column("Up-to-date", "integer", status["updatedNumberScheduled"]),
+			resource.Column("Available", "integer", status["numberAvailable"]),
+			resource.Column("Node Selector", "string", corev1.PodSpec{}.SwaggerDoc()["nodeSelector"]), resource.AgeColumn(),
 		}, core.TemplateColumns(spec["selector"])...),
 		Row: func(o resource.Object, now time.Time) []any {
 			ds := o.(*appsv1.DaemonSet)
@@ -80,7 +80,7 @@ func DaemonSet() *resource.Kind {
 			s := &ds.Status
 			return []any{
 				ds.Name, int64(s.DesiredNumberScheduled), int64(s.CurrentNumberScheduled), int64(s.NumberReady), int64(s.UpdatedNumberScheduled),
-				int64(s.NumberAvailable), labels.FormatLabels(ds.Spec.Template.Spec.NodeSelector), age(ds, now),
+				int64(s.NumberAvailable), labels.FormatLabels(ds.Spec.Template.Spec.NodeSelector), resource.Age(ds, now),
 				names, images, metav1.FormatLabelSelector(ds.Spec.Selector),
 			}
 		},

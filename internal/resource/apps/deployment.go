@@ -68,18 +68,18 @@ func Deployment() *resource.Kind {
 			Set: func(o resource.Object, n int32) { o.(*appsv1.Deployment).Spec.Replicas = &n },
 		},
 
-		Fields:     metaFields,
-		FieldNames: metaNames,
+		Fields:     resource.MetaFields,
+		FieldNames: resource.MetaNames(),
 		Columns: append([]metav1.TableColumnDefinition{
-			nameColumn(), column("Ready", "string", "Number of the pod with ready state"),
-			column("Up-to-date", "string", status["updatedReplicas"]), column("Available", "string", status["availableReplicas"]), ageColumn(),
+			resource.NameColumn(), resource.Column("Ready", "string", "Number of the pod with ready state"),
+			resource.Column("Up-to-date", "string", status["updatedReplicas"]), resource.Column("Available", "string", status["availableReplicas"]), resource.AgeColumn(),
 		}, core.TemplateColumns(spec["selector"])...),
 		Row: func(o resource.Object, now time.Time) []any {
 			d := o.(*appsv1.Deployment)
 			names, images := core.TemplateCells(&d.Spec.Template)
 			return []any{
 				d.Name, fmt.Sprintf("%d/%d", d.Status.ReadyReplicas, replicasOf(d.Spec.Replicas)), int64(d.Status.UpdatedReplicas),
-				int64(d.Status.AvailableReplicas), age(d, now), names, images, metav1.FormatLabelSelector(d.Spec.Selector),
+				int64(d.Status.AvailableReplicas), resource.Age(d, now), names, images, metav1.FormatLabelSelector(d.Spec.Selector),
 			}
 		},
 	}

@@ -69,21 +69,21 @@ func ReplicaSet() *resource.Kind {
 		},
 
 		Fields: func(o resource.Object) map[string]string {
-			fields := metaFields(o)
+			fields := resource.MetaFields(o)
 			fields["status.replicas"] = strconv.Itoa(int(o.(*appsv1.ReplicaSet).Status.Replicas))
 			return fields
 		},
-		FieldNames: append([]string{"status.replicas"}, metaNames...),
+		FieldNames: resource.MetaNames("status.replicas"),
 		Controlled: true,
 		Columns: append([]metav1.TableColumnDefinition{
-			nameColumn(), column("Desired", "integer", spec["replicas"]), column("Current", "integer", status["replicas"]),
-			column("Ready", "integer", status["readyReplicas"]), ageColumn(),
+			resource.NameColumn(), resource.Column("Desired", "integer", spec["replicas"]), resource.Column("Current", "integer", status["replicas"]),
+			resource.Column("Ready", "integer", status["readyReplicas"]), resource.AgeColumn(),
 		}, core.TemplateColumns(spec["selector"])...),
 		Row: func(o resource.Object, now time.Time) []any {
 			rs := o.(*appsv1.ReplicaSet)
 			names, images := core.TemplateCells(&rs.Spec.Template)
 			return []any{
-				rs.Name, int64(replicasOf(rs.Spec.Replicas)), int64(rs.Status.Replicas), int64(rs.Status.ReadyReplicas), age(rs, now),
+				rs.Name, int64(replicasOf(rs.Spec.Replicas)), int64(rs.Status.Replicas), int64(rs.Status.ReadyReplicas), resource.Age(rs, now),
 				names, images, metav1.FormatLabelSelector(rs.Spec.Selector),
 			}
 		},

@@ -68,15 +68,15 @@ func StatefulSet() *resource.Kind {
 			Set: func(o resource.Object, n int32) { o.(*appsv1.StatefulSet).Spec.Replicas = &n },
 		},
 
-		Fields:     metaFields,
-		FieldNames: metaNames,
+		Fields:     resource.MetaFields,
+		FieldNames: resource.MetaNames(),
 		Columns: append([]metav1.TableColumnDefinition{
-			nameColumn(), column("Ready", "string", "Number of the pod with ready state"), ageColumn(),
+			resource.NameColumn(), resource.Column("Ready", "string", "Number of the pod with ready state"), resource.AgeColumn(),
 		}, core.TemplateColumns("")...),
 		Row: func(o resource.Object, now time.Time) []any {
 			s := o.(*appsv1.StatefulSet)
 			names, images := core.TemplateCells(&s.Spec.Template)
-			return []any{s.Name, fmt.Sprintf("%d/%d", s.Status.ReadyReplicas, replicasOf(s.Spec.Replicas)), age(s, now), names, images}
+			return []any{s.Name, fmt.Sprintf("%d/%d", s.Status.ReadyReplicas, replicasOf(s.Spec.Replicas)), resource.Age(s, now), names, images}
 		},
 	}
 }

@@ -16,7 +16,6 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"sampan.dev/internal/resource"
@@ -27,7 +26,7 @@ func Kinds() []*resource.Kind { return []*resource.Kind{HorizontalPodAutoscaler(
 
 // HorizontalPodAutoscaler keeps the replicas of something at what its metrics ask for.
 func HorizontalPodAutoscaler() *resource.Kind {
-	meta, spec := metav1.ObjectMeta{}.SwaggerDoc(), autoscalingv2.HorizontalPodAutoscalerSpec{}.SwaggerDoc()
+	spec := autoscalingv2.HorizontalPodAutoscalerSpec{}.SwaggerDoc()
 	return &resource.Kind{
 		GroupVersionKind: autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"),
 		Plural:           "horizontalpodautoscalers", Singular: "horizontalpodautoscaler", ShortNames: []string{"hpa"}, Categories: []string{"all"},
@@ -67,18 +66,15 @@ func HorizontalPodAutoscaler() *resource.Kind {
 			},
 		},
 
-		Fields: func(o resource.Object) map[string]string {
-			return map[string]string{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
-		},
-		FieldNames: []string{"metadata.name", "metadata.namespace"},
+		Fields: resource.MetaFields, FieldNames: resource.MetaNames(),
 		Columns: []metav1.TableColumnDefinition{
-			{Name: "Name", Type: "string", Format: "name", Description: meta["name"]},
+			resource.NameColumn(),
 			{Name: "Reference", Type: "string", Description: spec["scaleTargetRef"]},
 			{Name: "Targets", Type: "string", Description: spec["metrics"]},
 			{Name: "MinPods", Type: "string", Description: spec["minReplicas"]},
 			{Name: "MaxPods", Type: "string", Description: spec["maxReplicas"]},
 			{Name: "Replicas", Type: "string", Description: autoscalingv2.HorizontalPodAutoscalerStatus{}.SwaggerDoc()["currentReplicas"]},
-			{Name: "Age", Type: "string", Description: meta["creationTimestamp"]},
+			resource.AgeColumn(),
 		},
 		Row: func(o resource.Object, now time.Time) []any {
 			return row(o.(*autoscalingv2.HorizontalPodAutoscaler), now)
@@ -87,17 +83,14 @@ func HorizontalPodAutoscaler() *resource.Kind {
 }
 
 func row(h *autoscalingv2.HorizontalPodAutoscaler, now time.Time) []any {
-	least, age := "<unset>", "<unknown>"
+	least := "<unset>"
 	if n := h.Spec.MinReplicas; n != nil {
 		least = strconv.Itoa(int(*n))
-	}
-	if !h.CreationTimestamp.IsZero() {
-		age = duration.HumanDuration(now.Sub(h.CreationTimestamp.Time))
 	}
 	ref := h.Spec.ScaleTargetRef
 	return []any{
 		h.Name, ref.Kind + "/" + ref.Name, targets(h.Spec.Metrics, h.Status.CurrentMetrics), least,
-		int64(h.Spec.MaxReplicas), int64(h.Status.CurrentReplicas), age,
+		int64(h.Spec.MaxReplicas), int64(h.Status.CurrentReplicas), resource.Age(h, now),
 	}
 }
 

@@ -6,13 +6,10 @@ package batch
 
 import (
 	"fmt"
-	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -35,31 +32,6 @@ func count[N int32 | int64](c *check, n *N, at *field.Path) {
 }
 
 func gvk(kind string) schema.GroupVersionKind { return batchv1.SchemeGroupVersion.WithKind(kind) }
-
-func column(name, kind, description string) metav1.TableColumnDefinition {
-	return metav1.TableColumnDefinition{Name: name, Type: kind, Description: description}
-}
-
-func nameColumn() metav1.TableColumnDefinition {
-	return metav1.TableColumnDefinition{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]}
-}
-
-func ageColumn() metav1.TableColumnDefinition {
-	return column("Age", "string", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])
-}
-
-// since is how long ago something was, as people read it.
-func since(t metav1.Time, now time.Time) string {
-	if t.IsZero() {
-		return "<unknown>"
-	}
-	return duration.HumanDuration(now.Sub(t.Time))
-}
-
-// metaFields are the fields that every kind can be selected by.
-func metaFields(o resource.Object) map[string]string {
-	return map[string]string{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
-}
 
 // warnings tells of names that make bad names of hosts, and of what is odd in the spec of a job.
 func warnings(o resource.Object, s *batchv1.JobSpec, at *field.Path) (all []string) {

@@ -60,12 +60,12 @@ func CronJob() *resource.Kind {
 			PrepareUpdate: func(new, old resource.Object) { new.(*batchv1.CronJob).Spec = old.(*batchv1.CronJob).Spec },
 		},
 
-		Fields:     metaFields,
+		Fields:     resource.MetaFields,
 		FieldNames: []string{"metadata.name", "metadata.namespace"},
 		Columns: append([]metav1.TableColumnDefinition{
-			nameColumn(), column("Schedule", "string", spec["schedule"]), column("Timezone", "string", spec["timeZone"]),
-			column("Suspend", "boolean", spec["suspend"]), column("Active", "integer", status["active"]),
-			column("Last Schedule", "string", status["lastScheduleTime"]), ageColumn(),
+			resource.NameColumn(), resource.Column("Schedule", "string", spec["schedule"]), resource.Column("Timezone", "string", spec["timeZone"]),
+			resource.Column("Suspend", "boolean", spec["suspend"]), resource.Column("Active", "integer", status["active"]),
+			resource.Column("Last Schedule", "string", status["lastScheduleTime"]), resource.AgeColumn(),
 		}, core.TemplateColumns(batchv1.JobSpec{}.SwaggerDoc()["selector"])...),
 		Row: func(o resource.Object, now time.Time) []any {
 			j := o.(*batchv1.CronJob)
@@ -77,11 +77,11 @@ func CronJob() *resource.Kind {
 				suspend = map[bool]string{true: "True", false: "False"}[*j.Spec.Suspend]
 			}
 			if j.Status.LastScheduleTime != nil {
-				last = since(*j.Status.LastScheduleTime, now)
+				last = resource.Since(*j.Status.LastScheduleTime, now)
 			}
 			names, images := core.TemplateCells(&j.Spec.JobTemplate.Spec.Template)
 			return []any{
-				j.Name, j.Spec.Schedule, zone, suspend, int64(len(j.Status.Active)), last, since(j.CreationTimestamp, now),
+				j.Name, j.Spec.Schedule, zone, suspend, int64(len(j.Status.Active)), last, resource.Since(j.CreationTimestamp, now),
 				names, images, metav1.FormatLabelSelector(j.Spec.JobTemplate.Spec.Selector),
 			}
 		},

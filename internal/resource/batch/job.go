@@ -68,21 +68,21 @@ func Job() *resource.Kind {
 		},
 
 		Fields: func(o resource.Object) map[string]string {
-			fields := metaFields(o)
+			fields := resource.MetaFields(o)
 			fields["status.successful"] = strconv.Itoa(int(o.(*batchv1.Job).Status.Succeeded))
 			return fields
 		},
 		FieldNames: []string{"metadata.name", "metadata.namespace", "status.successful"},
 		Controlled: true,
 		Columns: append([]metav1.TableColumnDefinition{
-			nameColumn(), column("Status", "string", "Status of the job."), column("Completions", "string", status["succeeded"]),
-			column("Duration", "string", "Time required to complete the job."), ageColumn(),
+			resource.NameColumn(), resource.Column("Status", "string", "Status of the job."), resource.Column("Completions", "string", status["succeeded"]),
+			resource.Column("Duration", "string", "Time required to complete the job."), resource.AgeColumn(),
 		}, core.TemplateColumns(spec["selector"])...),
 		Row: func(o resource.Object, now time.Time) []any {
 			j := o.(*batchv1.Job)
 			names, images := core.TemplateCells(&j.Spec.Template)
 			return []any{
-				j.Name, jobState(j), completions(j), jobDuration(&j.Status, now), since(j.CreationTimestamp, now),
+				j.Name, jobState(j), completions(j), jobDuration(&j.Status, now), resource.Since(j.CreationTimestamp, now),
 				names, images, metav1.FormatLabelSelector(j.Spec.Selector),
 			}
 		},

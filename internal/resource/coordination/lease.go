@@ -11,7 +11,6 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"sampan.dev/internal/resource"
@@ -23,7 +22,7 @@ func Kinds() []*resource.Kind { return []*resource.Kind{Lease()} }
 
 // Lease says who holds something and until when: a node's heartbeat, a leader.
 func Lease() *resource.Kind {
-	meta, spec := metav1.ObjectMeta{}.SwaggerDoc(), coordinationv1.LeaseSpec{}.SwaggerDoc()
+	spec := coordinationv1.LeaseSpec{}.SwaggerDoc()
 	return &resource.Kind{
 		GroupVersionKind: coordinationv1.SchemeGroupVersion.WithKind("Lease"), Plural: "leases", Singular: "lease",
 		Namespaced: true, Prefix: "/registry/leases/",
@@ -35,25 +34,19 @@ func Lease() *resource.Kind {
 		NameRule:      apivalidation.NameIsDNSSubdomain,
 		Validate:      func(o resource.Object) field.ErrorList { return lease(o.(*coordinationv1.Lease)) },
 
-		Fields: func(o resource.Object) map[string]string {
-			return map[string]string{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
-		},
-		FieldNames: []string{"metadata.name", "metadata.namespace"},
+		Fields: resource.MetaFields, FieldNames: resource.MetaNames(),
 		Columns: []metav1.TableColumnDefinition{
-			{Name: "Name", Type: "string", Format: "name", Description: meta["name"]},
+			resource.NameColumn(),
 			{Name: "Holder", Type: "string", Description: spec["holderIdentity"]},
-			{Name: "Age", Type: "string", Description: meta["creationTimestamp"]},
+			resource.AgeColumn(),
 		},
 		Row: func(o resource.Object, now time.Time) []any {
 			l := o.(*coordinationv1.Lease)
-			holder, age := "", "<unknown>"
+			holder := ""
 			if l.Spec.HolderIdentity != nil {
 				holder = *l.Spec.HolderIdentity
 			}
-			if !l.CreationTimestamp.IsZero() {
-				age = duration.HumanDuration(now.Sub(l.CreationTimestamp.Time))
-			}
-			return []any{l.Name, holder, age}
+			return []any{l.Name, holder, resource.Age(l, now)}
 		},
 	}
 }

@@ -32,13 +32,13 @@ func ConfigMap() *resource.Kind {
 			return configMapUpdate(new.(*corev1.ConfigMap), old.(*corev1.ConfigMap))
 		},
 
-		Fields: named, FieldNames: metaNames,
+		Fields: resource.MetaFields, FieldNames: resource.MetaNames(),
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(), column("Data", "string", corev1.ConfigMap{}.SwaggerDoc()["data"], 0), ageColumn(),
+			resource.NameColumn(), column("Data", "string", corev1.ConfigMap{}.SwaggerDoc()["data"], 0), resource.AgeColumn(),
 		},
 		Row: func(o resource.Object, now time.Time) []any {
 			cm := o.(*corev1.ConfigMap)
-			return []any{cm.Name, int64(len(cm.Data) + len(cm.BinaryData)), age(cm.CreationTimestamp, now)}
+			return []any{cm.Name, int64(len(cm.Data) + len(cm.BinaryData)), resource.Age(cm, now)}
 		},
 	}
 }

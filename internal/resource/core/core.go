@@ -5,12 +5,11 @@
 package core
 
 import (
-	"time"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"sampan.dev/internal/resource"
@@ -33,23 +32,6 @@ func column(name, kind, description string, priority int32) metav1.TableColumnDe
 	return metav1.TableColumnDefinition{Name: name, Type: kind, Description: description, Priority: priority}
 }
 
-func nameColumn() metav1.TableColumnDefinition {
-	return metav1.TableColumnDefinition{
-		Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
-	}
-}
-
-func ageColumn() metav1.TableColumnDefinition {
-	return column("Age", "string", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"], 0)
-}
-
-func age(since metav1.Time, now time.Time) string {
-	if since.IsZero() {
-		return "<unknown>"
-	}
-	return duration.HumanDuration(now.Sub(since.Time))
-}
-
 func orNone(s string) string {
 	if s == "" {
 		return "<none>"
@@ -57,21 +39,11 @@ func orNone(s string) string {
 	return s
 }
 
-// metaFields are the fields that every kind can be selected by.
+// metaFields are the fields that every kind can be selected by, and more.
 func metaFields(o resource.Object, more map[string]string) map[string]string {
-	fields := make(map[string]string, len(more)+2)
-	fields["metadata.name"] = o.GetName()
-	if ns := o.GetNamespace(); ns != "" {
-		fields["metadata.namespace"] = ns
-	}
-	for k, v := range more {
-		fields[k] = v
-	}
+	fields := resource.MetaFields(o)
+	maps.Copy(fields, more)
 	return fields
 }
-
-var metaNames = []string{"metadata.name", "metadata.namespace"}
-
-func named(o resource.Object) map[string]string { return metaFields(o, nil) }
 
 func root(name string, more ...string) *field.Path { return field.NewPath(name, more...) }

@@ -31,7 +31,7 @@ func Event() *resource.Kind {
 			"involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
 			"involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath",
 			"reason", "reportingComponent", "source", "type",
-		}, metaNames...),
+		}, resource.MetaNames()...),
 		Columns: []metav1.TableColumnDefinition{
 			column("Last Seen", "string", docs["lastTimestamp"], 0),
 			column("Type", "string", docs["type"], 0),
@@ -61,7 +61,7 @@ func eventsVersion() resource.Version {
 			"regarding.kind", "regarding.namespace", "regarding.name", "regarding.uid",
 			"regarding.apiVersion", "regarding.resourceVersion", "regarding.fieldPath",
 			"reason", "reportingController", "type",
-		}, metaNames...),
+		}, resource.MetaNames()...),
 		StoredField: func(name string) string {
 			if name == "reportingController" {
 				return "reportingComponent"
@@ -146,16 +146,16 @@ func eventFields(e *corev1.Event) map[string]string {
 }
 
 func eventRow(e *corev1.Event, now time.Time) []any {
-	first := age(e.FirstTimestamp, now)
+	first := resource.Since(e.FirstTimestamp, now)
 	if e.FirstTimestamp.IsZero() {
-		first = age(metav1.Time(e.EventTime), now)
+		first = resource.Since(metav1.Time(e.EventTime), now)
 	}
-	last, count := age(e.LastTimestamp, now), e.Count
+	last, count := resource.Since(e.LastTimestamp, now), e.Count
 	if e.LastTimestamp.IsZero() {
 		last = first
 	}
 	if e.Series != nil {
-		last, count = age(metav1.Time(e.Series.LastObservedTime), now), e.Series.Count
+		last, count = resource.Since(metav1.Time(e.Series.LastObservedTime), now), e.Series.Count
 	} else if count == 0 {
 		count = 1 // events in the new form count in their series only
 	}

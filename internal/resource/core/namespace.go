@@ -64,11 +64,11 @@ func Namespace() *resource.Kind {
 		},
 		FieldNames: []string{"metadata.name", "status.phase"},
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(), column("Status", "string", "The status of the namespace", 0), ageColumn(),
+			resource.NameColumn(), column("Status", "string", "The status of the namespace", 0), resource.AgeColumn(),
 		},
 		Row: func(o resource.Object, now time.Time) []any {
 			ns := o.(*corev1.Namespace)
-			return []any{ns.Name, string(ns.Status.Phase), age(ns.CreationTimestamp, now)}
+			return []any{ns.Name, string(ns.Status.Phase), resource.Age(ns, now)}
 		},
 	}
 }

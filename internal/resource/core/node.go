@@ -46,10 +46,10 @@ func Node() *resource.Kind {
 		},
 		FieldNames: []string{"metadata.name", "spec.unschedulable"},
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(),
+			resource.NameColumn(),
 			column("Status", "string", "The status of the node", 0),
 			column("Roles", "string", "The roles of the node", 0),
-			ageColumn(),
+			resource.AgeColumn(),
 			column("Version", "string", info["kubeletVersion"], 0),
 			column("Internal-IP", "string", corev1.NodeStatus{}.SwaggerDoc()["addresses"], 1),
 			column("External-IP", "string", corev1.NodeStatus{}.SwaggerDoc()["addresses"], 1),
@@ -103,7 +103,7 @@ func nodeRow(n *corev1.Node, now time.Time) []any {
 	}
 	info := n.Status.NodeInfo
 	return []any{
-		n.Name, status, orNone(strings.Join(nodeRoles(n), ",")), age(n.CreationTimestamp, now), info.KubeletVersion,
+		n.Name, status, orNone(strings.Join(nodeRoles(n), ",")), resource.Age(n, now), info.KubeletVersion,
 		orNone(nodeAddress(n, corev1.NodeInternalIP)), orNone(nodeAddress(n, corev1.NodeExternalIP)),
 		orUnknown(info.OSImage), orUnknown(info.KernelVersion), orUnknown(info.ContainerRuntimeVersion),
 	}

@@ -46,7 +46,7 @@ func Pod() *resource.Kind {
 		FieldNames: append([]string{
 			"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
 			"status.phase", "status.podIP", "status.nominatedNodeName",
-		}, metaNames...),
+		}, resource.MetaNames()...),
 		Columns:     podColumns(),
 		Row:         podRow,
 		GracePeriod: podGrace,

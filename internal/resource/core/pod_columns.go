@@ -16,11 +16,11 @@ func podColumns() []metav1.TableColumnDefinition {
 	status := corev1.PodStatus{}.SwaggerDoc()
 	spec := corev1.PodSpec{}.SwaggerDoc()
 	return []metav1.TableColumnDefinition{
-		nameColumn(),
+		resource.NameColumn(),
 		column("Ready", "string", "The aggregate readiness state of this pod for accepting traffic.", 0),
 		column("Status", "string", "The aggregate status of the containers in this pod.", 0),
 		column("Restarts", "string", "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.", 0),
-		ageColumn(),
+		resource.AgeColumn(),
 		column("IP", "string", status["podIP"], 1),
 		column("Node", "string", spec["nodeName"], 1),
 		column("Nominated Node", "string", status["nominatedNodeName"], 1),
@@ -36,7 +36,7 @@ func podRow(o resource.Object, now time.Time) []any {
 	s := summarize(p)
 	restarts := strconv.Itoa(s.restarts)
 	if s.restarts != 0 && !s.lastRestart.IsZero() {
-		restarts = fmt.Sprintf("%d (%s ago)", s.restarts, age(s.lastRestart, now))
+		restarts = fmt.Sprintf("%d (%s ago)", s.restarts, resource.Since(s.lastRestart, now))
 	}
 	ip := ""
 	if len(p.Status.PodIPs) > 0 {
@@ -53,7 +53,7 @@ func podRow(o resource.Object, now time.Time) []any {
 		gates = fmt.Sprintf("%d/%d", open, len(p.Spec.ReadinessGates))
 	}
 	return []any{
-		p.Name, fmt.Sprintf("%d/%d", s.ready, s.total), s.status, restarts, age(p.CreationTimestamp, now),
+		p.Name, fmt.Sprintf("%d/%d", s.ready, s.total), s.status, restarts, resource.Age(p, now),
 		orNone(ip), orNone(p.Spec.NodeName), orNone(p.Status.NominatedNodeName), gates,
 	}
 }

@@ -43,10 +43,10 @@ func PodTemplate() *resource.Kind {
 			return TemplateWarnings(&o.(*corev1.PodTemplate).Template, root("template"))
 		},
 
-		Fields:     named,
-		FieldNames: metaNames,
+		Fields:     resource.MetaFields,
+		FieldNames: resource.MetaNames(),
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(), column("Containers", "string", "Names of each container in the template.", 0),
+			resource.NameColumn(), column("Containers", "string", "Names of each container in the template.", 0),
 			column("Images", "string", "Images referenced by each container in the template.", 0),
 			column("Pod Labels", "string", "The labels for the pod template.", 0),
 		},

@@ -65,10 +65,10 @@ func ReplicationController() *resource.Kind {
 		Fields: func(o resource.Object) map[string]string {
 			return metaFields(o, map[string]string{"status.replicas": strconv.Itoa(int(o.(*corev1.ReplicationController).Status.Replicas))})
 		},
-		FieldNames: append([]string{"status.replicas"}, metaNames...),
+		FieldNames: append([]string{"status.replicas"}, resource.MetaNames()...),
 		Columns: append([]metav1.TableColumnDefinition{
-			nameColumn(), column("Desired", "integer", spec["replicas"], 0), column("Current", "integer", status["replicas"], 0),
-			column("Ready", "integer", status["readyReplicas"], 0), ageColumn(),
+			resource.NameColumn(), column("Desired", "integer", spec["replicas"], 0), column("Current", "integer", status["replicas"], 0),
+			column("Ready", "integer", status["readyReplicas"], 0), resource.AgeColumn(),
 		}, TemplateColumns(spec["selector"])...),
 		Row: func(o resource.Object, now time.Time) []any {
 			return controllerRow(o.(*corev1.ReplicationController), now)
@@ -181,7 +181,7 @@ func controllerRow(rc *corev1.ReplicationController, now time.Time) []any {
 		names, images = TemplateCells(rc.Spec.Template)
 	}
 	return []any{
-		rc.Name, int64(wanted(rc)), int64(rc.Status.Replicas), int64(rc.Status.ReadyReplicas), age(rc.CreationTimestamp, now),
+		rc.Name, int64(wanted(rc)), int64(rc.Status.Replicas), int64(rc.Status.ReadyReplicas), resource.Age(rc, now),
 		names, images, labels.FormatLabels(rc.Spec.Selector),
 	}
 }

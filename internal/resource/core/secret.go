@@ -35,16 +35,16 @@ func Secret() *resource.Kind {
 		Fields: func(o resource.Object) map[string]string {
 			return metaFields(o, map[string]string{"type": string(o.(*corev1.Secret).Type)})
 		},
-		FieldNames: append([]string{"type"}, metaNames...),
+		FieldNames: append([]string{"type"}, resource.MetaNames()...),
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(),
+			resource.NameColumn(),
 			column("Type", "string", corev1.Secret{}.SwaggerDoc()["type"], 0),
 			column("Data", "string", corev1.Secret{}.SwaggerDoc()["data"], 0),
-			ageColumn(),
+			resource.AgeColumn(),
 		},
 		Row: func(o resource.Object, now time.Time) []any {
 			s := o.(*corev1.Secret)
-			return []any{s.Name, string(s.Type), int64(len(s.Data)), age(s.CreationTimestamp, now)}
+			return []any{s.Name, string(s.Type), int64(len(s.Data)), resource.Age(s, now)}
 		},
 	}
 }

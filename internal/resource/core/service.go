@@ -31,14 +31,14 @@ func Service() *resource.Kind {
 			s := o.(*corev1.Service)
 			return metaFields(o, map[string]string{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)})
 		},
-		FieldNames: append([]string{"spec.clusterIP", "spec.type"}, metaNames...),
+		FieldNames: append([]string{"spec.clusterIP", "spec.type"}, resource.MetaNames()...),
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(),
+			resource.NameColumn(),
 			column("Type", "string", spec["type"], 0),
 			column("Cluster-IP", "string", spec["clusterIP"], 0),
 			column("External-IP", "string", spec["externalIPs"], 0),
 			column("Port(s)", "string", spec["ports"], 0),
-			ageColumn(),
+			resource.AgeColumn(),
 			column("Selector", "string", spec["selector"], 1),
 		},
 		Row: func(o resource.Object, now time.Time) []any { return serviceRow(o.(*corev1.Service), now) },
@@ -59,7 +59,7 @@ func serviceRow(s *corev1.Service, now time.Time) []any {
 	}
 	return []any{
 		s.Name, string(s.Spec.Type), orNone(clusterIP), externalIP(s), orNone(strings.Join(ports, ",")),
-		age(s.CreationTimestamp, now), labels.FormatLabels(s.Spec.Selector),
+		resource.Age(s, now), labels.FormatLabels(s.Spec.Selector),
 	}
 }
 

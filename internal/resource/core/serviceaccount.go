@@ -32,13 +32,13 @@ func ServiceAccount() *resource.Kind {
 			return []string{at.String() + ": deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"}
 		},
 
-		Fields: named, FieldNames: metaNames,
+		Fields: resource.MetaFields, FieldNames: resource.MetaNames(),
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(), column("Secrets", "string", corev1.ServiceAccount{}.SwaggerDoc()["secrets"], 0), ageColumn(),
+			resource.NameColumn(), column("Secrets", "string", corev1.ServiceAccount{}.SwaggerDoc()["secrets"], 0), resource.AgeColumn(),
 		},
 		Row: func(o resource.Object, now time.Time) []any {
 			sa := o.(*corev1.ServiceAccount)
-			return []any{sa.Name, int64(len(sa.Secrets)), age(sa.CreationTimestamp, now)}
+			return []any{sa.Name, int64(len(sa.Secrets)), resource.Age(sa, now)}
 		},
 	}
 }

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -28,7 +27,6 @@ func Kinds() []*resource.Kind { return []*resource.Kind{PodDisruptionBudget()} }
 
 // PodDisruptionBudget says how many pods of an application may be evicted at once.
 func PodDisruptionBudget() *resource.Kind {
-	meta := metav1.ObjectMeta{}.SwaggerDoc()
 	return &resource.Kind{
 		GroupVersionKind: policyv1.SchemeGroupVersion.WithKind("PodDisruptionBudget"),
 		Plural:           "poddisruptionbudgets", Singular: "poddisruptionbudget", ShortNames: []string{"pdb"},
@@ -64,24 +62,17 @@ func PodDisruptionBudget() *resource.Kind {
 			},
 		},
 
-		Fields: func(o resource.Object) map[string]string {
-			return map[string]string{"metadata.name": o.GetName(), "metadata.namespace": o.GetNamespace()}
-		},
-		FieldNames: []string{"metadata.name", "metadata.namespace"},
+		Fields: resource.MetaFields, FieldNames: resource.MetaNames(),
 		Columns: []metav1.TableColumnDefinition{
-			{Name: "Name", Type: "string", Format: "name", Description: meta["name"]},
+			resource.NameColumn(),
 			{Name: "Min Available", Type: "string", Description: "The minimum number of pods that must be available."},
 			{Name: "Max Unavailable", Type: "string", Description: "The maximum number of pods that may be unavailable."},
 			{Name: "Allowed Disruptions", Type: "integer", Description: "Calculated number of pods that may be disrupted at this time."},
-			{Name: "Age", Type: "string", Description: meta["creationTimestamp"]},
+			resource.AgeColumn(),
 		},
 		Row: func(o resource.Object, now time.Time) []any {
 			b := o.(*policyv1.PodDisruptionBudget)
-			age := "<unknown>"
-			if !b.CreationTimestamp.IsZero() {
-				age = duration.HumanDuration(now.Sub(b.CreationTimestamp.Time))
-			}
-			return []any{b.Name, amountText(b.Spec.MinAvailable), amountText(b.Spec.MaxUnavailable), int64(b.Status.DisruptionsAllowed), age}
+			return []any{b.Name, amountText(b.Spec.MinAvailable), amountText(b.Spec.MaxUnavailable), int64(b.Status.DisruptionsAllowed), resource.Age(b, now)}
 		},
 	}
 }
