@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -33,21 +34,33 @@ func (b *bench) simulated(ctx context.Context) error {
 		{5000, true, [2]string{"10000 ms", ""}, [2]string{}},
 	} {
 		if err := b.onFleet(ctx, func(f *fleet) error {
+			before := heap()
 			took, err := f.deploy(ctx, m.pods, "sim/web:1")
 			if err != nil {
 				return err
 			}
+			each := (heap() - before) / float64(m.pods) / 1e3
 			line(fmt.Sprintf("Deployment of %d on 100 simulated nodes available", m.pods), ms(took), m.available[0], m.available[1])
 			if took, err = f.deploy(ctx, m.pods, "sim/web:2"); err != nil {
 				return err
 			}
 			line(fmt.Sprintf("Deployment of %d rolled over", m.pods), ms(took), m.roll[0], m.roll[1])
+			line("  heap for each pod, its events and history included", fmt.Sprintf("%.1f kB", each), "", "")
 			return nil
 		}); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// heap is what is in use once the garbage collector has been through, in bytes.
+func heap() float64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what weak pointers held
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc)
 }
 
 // fleet is an in-process cluster.
