@@ -146,3 +146,25 @@ func TestTwoClustersOnOneMachine(t *testing.T) {
 	a.sampan("reset")
 	contains(t, "the second cluster's pod after the first one's reset", get(t, "http://"+b.field("hello", ".status.podIP")+"/"), "2")
 }
+
+// TestAKillInTheMiddleOfARolloutDelaysItAtMost kills the control plane while pods are being replaced.
+func TestAKillInTheMiddleOfARolloutDelaysItAtMost(t *testing.T) {
+	c := newCluster(t, 0)
+	c.kubectl("create", "deployment", "web", "--image=sampan.dev/hello:1", "--replicas=8")
+	c.kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+	for _, image := range []string{"sampan.dev/hello:2", "sampan.dev/hello:1"} {
+		c.kubectl("set", "image", "deployment/web", "hello="+image)
+		kill(t, c.pid("sampan"))
+		c.up()
+		c.kubectl("rollout", "status", "deployment/web", "--timeout=60s")
+		c.kubectl("wait", "--for=jsonpath={.status.availableReplicas}=8", "deployment/web", "--timeout=60s")
+		c.kubectl("wait", "--for=jsonpath={.status.terminatingReplicas}=0", "deployment/web", "--timeout=60s")
+		out := c.kubectl("get", "pods", "-l", "app=web", "-o", `jsonpath={range .items[*]}{.spec.containers[0].image}{"\n"}{end}`)
+		if n := strings.Count(out, image+"\n"); n != 8 || len(strings.Fields(out)) != 8 {
+			t.Errorf("pods:\n%s, want 8 of %s", out, image)
+		}
+	}
+	if out := c.kubectl("get", "replicasets", "-o", "name"); len(strings.Fields(out)) != 2 {
+		t.Errorf("ReplicaSets:\n%s", out)
+	}
+}
