@@ -3,6 +3,7 @@ package agent
 import (
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -92,8 +93,11 @@ func TestADeadContainerIsRestarted(t *testing.T) {
 func TestAStartIsWaitedFor(t *testing.T) {
 	live(t, func(h *house) {
 		begun := time.Now()
+		var mu sync.Mutex
 		var asked []string
 		h.rt.well = func(command string) bool {
+			mu.Lock()
+			defer mu.Unlock()
 			asked = append(asked, command)
 			return command != "begin" || time.Since(begun) > 25*time.Second
 		}
@@ -102,9 +106,11 @@ func TestAStartIsWaitedFor(t *testing.T) {
 			c.StartupProbe, c.LivenessProbe, c.ReadinessProbe = by("begin", func(p *corev1.Probe) { p.FailureThreshold = 30 }), by("live"), by("ready")
 		}))
 		h.after(20 * time.Second)
+		mu.Lock()
 		if s := h.status("c"); *s.Started || s.Ready || slices.Contains(asked, "live") || slices.Contains(asked, "ready") {
 			h.Errorf("%+v, asked %v", s, asked)
 		}
+		mu.Unlock()
 		h.after(15 * time.Second)
 		if s := h.status("c"); !*s.Started || !s.Ready {
 			h.Errorf("%+v", s)
