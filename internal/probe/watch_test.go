@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,10 +15,15 @@ import (
 // story is a container whose probes answer by the clock, and what became of it.
 type story struct {
 	begin time.Time
+
+	mu    sync.Mutex
 	lines []string
+	watch *Watch
 }
 
 func (s *story) note(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.lines = append(s.lines, fmt.Sprintf("%s ", time.Since(s.begin).Round(time.Millisecond))+fmt.Sprintf(format, args...))
 }
 
@@ -47,8 +53,8 @@ func play(t *testing.T, c corev1.Container, before *Verdict, say map[string]answ
 			began = began.Add(-time.Hour)
 		}
 		kindOf := map[*corev1.Probe]string{c.StartupProbe: Startup, c.LivenessProbe: Liveness, c.ReadinessProbe: Readiness}
-		var w *Watch
-		w = Begin(Options{
+		s.mu.Lock()
+		w := Begin(Options{
 			Container: &c, Began: began, Before: before,
 			Run: func(p *corev1.Probe) (Result, string, error) {
 				time.Sleep(takes)
@@ -61,10 +67,14 @@ func play(t *testing.T, c corev1.Container, before *Verdict, say map[string]answ
 			Tell:  func(reason, message string) { s.note("%s %s", reason, message) },
 			Count: func(string, Result, time.Duration) {},
 			Changed: func() {
-				v := w.Verdict()
+				s.mu.Lock()
+				v := s.watch.Verdict()
+				s.mu.Unlock()
 				s.note("started=%t ready=%t failed=%s", v.Started, v.Ready, v.Failed)
 			},
 		})
+		s.watch = w
+		s.mu.Unlock()
 		for _, f := range during {
 			f(w)
 		}
