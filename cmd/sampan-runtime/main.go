@@ -1,7 +1,7 @@
 // Command sampan-runtime runs the pods and containers of one node, and is told what to do by CRI on a unix socket.
 //
-// It is also what it runs other programs' first steps with: "init" sets a container up from inside, "pause" keeps a pod's process
-// namespace, "hello" is the program in the built-in images. Always: containers run on when it ends, however it ends.
+// It is also what it runs other programs' first steps with: "init" sets a container up from inside, "hold" keeps its terminal while
+// there is no runtime, "pause" keeps a pod's process namespace, "hello" is the program in the built-in images. Always: containers run on when it ends, however it ends.
 package main
 
 import (
@@ -18,6 +18,7 @@ import (
 
 	"sampan.dev/internal/runtime/container"
 	"sampan.dev/internal/runtime/hello"
+	"sampan.dev/internal/runtime/hold"
 	"sampan.dev/internal/runtime/sandbox"
 )
 
@@ -29,6 +30,8 @@ func main() {
 		case "init":
 			container.Init()
 			return
+		case "hold":
+			os.Exit(hold.Main(os.Args[2:]))
 		case "pause":
 			os.Exit(sandbox.Pause())
 		case "hello":

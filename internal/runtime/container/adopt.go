@@ -68,14 +68,21 @@ func (m *Manager) adopt(id string) error {
 
 // takeStdio goes on with a container's output. It runs whatever has become of its log: what cannot be opened is done without.
 func (m *Manager) takeStdio(spec *Spec) *stdio {
-	io, err := m.openStdio(spec, nil)
+	var console *os.File
+	if spec.TTY {
+		var err error
+		if console, err = m.console(spec.ID); err != nil {
+			m.cfg.Log.Error("terminal of a container cannot be taken up again", "container", spec.ID, "error", err)
+		}
+	}
+	io, err := m.openStdio(spec, console)
 	if err == nil {
 		return io
 	}
 	m.cfg.Log.Error("output of a container cannot be taken up again; it is lost from now on", "container", spec.ID, "error", err)
 	without := *spec
 	without.LogPath = ""
-	if io, err = m.openStdio(&without, nil); err == nil {
+	if io, err = m.openStdio(&without, console); err == nil {
 		return io
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -216,6 +217,43 @@ func TestAKilledManagerLosesNoLine(t *testing.T) {
 	}
 	if st, _ := w.State(id); st.ExitCode != 7 || st.Reason != Failed {
 		t.Errorf("after adoption: %+v", st)
+	}
+}
+
+func TestATerminalAndAnInputThatEndsOutliveTheManager(t *testing.T) {
+	for name, tty := range map[string]bool{"terminal": true, "input": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			s := w.spec("echo up; while read word; do echo got $word; done; echo end; exit 5")
+			s.Stdin, s.StdinOnce, s.TTY = true, true, tty
+			id := w.create(s)
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 { // killed again and again
+				kill(w.child())
+			}
+			w.open()
+			if st, _ := w.State(id); st.Status != Running {
+				t.Fatalf("%+v", st)
+			}
+			in := "boat\nship\n"
+			if tty {
+				in += "\x04"
+			}
+			if err := w.Attach(t.Context(), id, strings.NewReader(in), io.Discard, io.Discard, nil); err != nil {
+				t.Error(err)
+			}
+			if st := w.ended(id); st.ExitCode != 5 {
+				t.Errorf("%+v", st)
+			}
+			said := strings.ReplaceAll(w.said(id, "stdout"), "\r", "")
+			for _, want := range []string{"up\n", "got boat\n", "got ship\n", "end\n"} {
+				if strings.Count(said, want) != 1 {
+					t.Errorf("log %q lacks %q, or has it twice", said, want)
+				}
+			}
+		})
 	}
 }
 

@@ -107,6 +107,7 @@ func (m *Manager) start(_ context.Context, c *container, spec *Spec) (err error)
 	if err != nil {
 		return err
 	}
+	m.hold(spec, process.pid, io)
 	c.mu.Lock()
 	c.state.Status, c.state.PID, c.state.Started = Running, process.pid, time.Now()
 	c.io, c.process, c.child, c.paths = io, process, child, st.CgroupPaths

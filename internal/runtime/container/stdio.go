@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sampan.dev/internal/runtime/hold"
 	"sampan.dev/internal/runtime/logs"
 )
 
@@ -55,6 +56,41 @@ func (m *Manager) openStdio(s *Spec, console *os.File) (*stdio, error) {
 		}
 	}
 	return out, nil
+}
+
+func (m *Manager) holder(id string) string { return filepath.Join(m.runDir(id), "hold") }
+
+// hold has what the container would miss kept open while there is no manager: its terminal, or the only writer of an input that ends.
+func (m *Manager) hold(s *Spec, pid int, io *stdio) {
+	var kept []*os.File
+	switch {
+	case io.console != nil:
+		kept = append(kept, io.console)
+		// What a terminal has said may be in the FIFO that it passes through.
+		if fifo, err := os.OpenFile(m.fifo(s.ID, "stdout"), os.O_RDWR|unix.O_NONBLOCK, 0); err == nil {
+			defer fifo.Close()
+			kept = append(kept, fifo)
+		}
+	case s.Stdin && s.StdinOnce:
+		kept = append(kept, io.stdin)
+	default:
+		return
+	}
+	if err := hold.Start(m.holder(s.ID), pid, kept...); err != nil {
+		m.cfg.Log.Warn("container will not outlive this runtime", "container", s.ID, "error", err)
+	}
+}
+
+// console gets a container's terminal back from its holder.
+func (m *Manager) console(id string) (*os.File, error) {
+	files, err := hold.Take(m.holder(id))
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files[1:] {
+		f.Close()
+	}
+	return files[0], nil
 }
 
 // copyOutput copies until the container's end, or this manager's.
@@ -120,6 +156,7 @@ func (m *Manager) Attach(ctx context.Context, id string, stdin io.Reader, stdout
 			_, err := io.Copy(in, stdin)
 			if err == nil && spec.StdinOnce && s.console == nil {
 				in.Close() // the container sees the end of its input
+				hold.End(m.holder(id))
 			}
 		}()
 	}

@@ -9,6 +9,8 @@ import (
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
+
+	"sampan.dev/internal/runtime/hold"
 )
 
 // watch waits for a container's first process to end, and then settles what it left.
@@ -49,6 +51,9 @@ func (m *Manager) finish(c *container, code int32, known bool) {
 	}
 	if io != nil {
 		io.finish()
+	}
+	if _, err := os.Stat(m.holder(c.id)); err == nil {
+		hold.End(m.holder(c.id))
 	}
 	if lib, err := libcontainer.Load(m.libRoot(), c.id); err == nil {
 		if err := lib.Destroy(); err != nil {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"sampan.dev/internal/runtime/hold"
 	"sampan.dev/test/images"
 )
 
@@ -32,6 +33,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "init":
 		Init()
+	case len(os.Args) > 1 && os.Args[1] == "hold":
+		os.Exit(hold.Main(os.Args[2:]))
 	case os.Getenv(asManager) != "":
 		manage(os.Getenv(asManager))
 	case os.Getenv(rootfs) != "" || os.Getuid() != 0:

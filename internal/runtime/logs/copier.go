@@ -2,7 +2,8 @@
 //
 // A container writes into FIFOs that it has open for reading and writing itself, so that it neither ends nor waits for long while no
 // runtime runs. From a FIFO the kernel moves the bytes into a spool file (splice); from the spool, whole lines are appended to the log;
-// a journal says how far the spool is in the log. A terminal takes the FIFOs' place where the container has one.
+// a journal says how far the spool is in the log. Where the
+// container has a terminal, its output passes through the first FIFO.
 //
 // It writes below one directory of the container's (stdout, stderr: the FIFOs; stdout.spool, stderr.spool; journal) and the log.
 // Always: each byte is in the FIFO, in the spool or in the log, and nowhere twice, so the process can be killed at any
@@ -78,8 +79,11 @@ func Open(dir, path string, terminal *os.File, log *slog.Logger) (_ *Copier, err
 	}
 	if terminal != nil {
 		s, err := openStream(c, Stdout, dir, terminal, true)
+		if err != nil {
+			return nil, err
+		}
 		c.in = append(c.in, s)
-		return c, err
+		return c, nil
 	}
 	for i, name := range streamNames {
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|unix.O_NONBLOCK, 0)

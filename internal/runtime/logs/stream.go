@@ -24,6 +24,7 @@ type stream struct {
 	copier   *Copier
 	number   int
 	terminal bool
+	fifo     *os.File // that a terminal's output passes through; nil without one
 	from     *os.File
 	raw      syscall.RawConn
 	spool    *os.File
@@ -48,6 +49,12 @@ func openStream(c *Copier, number int, dir string, from *os.File, terminal bool)
 		_ = from.Close()
 		return nil, err
 	}
+	if terminal {
+		if s.fifo, err = os.OpenFile(filepath.Join(dir, streamNames[number]), os.O_RDWR|unix.O_NONBLOCK, 0); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
 	info, err := s.spool.Stat()
 	if err != nil {
 		s.close()
@@ -61,6 +68,9 @@ func openStream(c *Copier, number int, dir string, from *os.File, terminal bool)
 func (s *stream) close() {
 	_ = s.from.Close()
 	_ = s.spool.Close()
+	if s.fifo != nil {
+		_ = s.fifo.Close()
+	}
 }
 
 func (s *stream) run(ctx context.Context) error {
@@ -155,27 +165,41 @@ func (s *stream) wait(try func(fd int) error) error {
 	return nil
 }
 
+// fillFromTerminal moves what comes by way of the FIFO: each step is one system call, and what is in the FIFO outlives this process if somebody
+// else has it open.
 func (s *stream) fillFromTerminal() error {
-	b := buffers.Get().(*buffer)
-	defer buffers.Put(b)
-	n, err := 0, error(nil)
+	if n, err := s.spill(); n > 0 || err != nil {
+		return err // an earlier process has left it
+	}
+	n, err := int64(0), error(nil)
 	waitErr := s.wait(func(fd int) error {
-		n, err = unix.Read(fd, b.raw[:most])
+		n, err = unix.Splice(fd, nil, int(s.fifo.Fd()), nil, most, unix.SPLICE_F_NONBLOCK)
 		return err
 	})
 	switch {
+	case errors.Is(waitErr, unix.EIO), errors.Is(err, unix.EIO), waitErr == nil && err == nil && n == 0: // a terminal's way to say that its other side is closed
+		return io.EOF
 	case waitErr != nil:
 		return waitErr
-	case errors.Is(err, unix.EIO), err == nil && n == 0: // a terminal's way to say that its other side is closed
-		return io.EOF
 	case err != nil:
 		return err
 	}
-	if _, err := s.spool.WriteAt(b.raw[:n], s.size); err != nil {
-		return err
+	_, err = s.spill()
+	return err
+}
+
+// spill moves what is in a terminal's FIFO to the spool.
+func (s *stream) spill() (int64, error) {
+	offset := s.size
+	n, err := unix.Splice(int(s.fifo.Fd()), nil, int(s.spool.Fd()), &offset, most, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+	if errors.Is(err, unix.EAGAIN) {
+		return 0, nil
 	}
-	s.size += int64(n)
-	return nil
+	if err != nil {
+		return 0, fmt.Errorf("move a terminal's output: %w", err)
+	}
+	s.size += n
+	return n, nil
 }
 
 // empty brings what is in the spool into the log, and what came after known to those attached.
