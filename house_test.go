@@ -24,6 +24,7 @@ var floors = [][]string{
 	{"internal/registry", "internal/client", "internal/events"},
 	{"internal/admission"},
 	{"internal/cache"},
+	{"internal/endpoint"},
 	{"internal/loop", "internal/nft", "internal/store/local", "internal/store/storetest", "internal/resource/kinds", "internal/pki", "internal/instance", "internal/workload", "internal/revision"},
 	{"internal/resource/apps", "internal/resource/batch"},
 	{"internal/resource/core", "internal/resource/autoscaling", "internal/resource/coordination", "internal/resource/policy", "internal/auth"},
