@@ -11,21 +11,53 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"sampan.dev/internal/resource"
 )
 
 // Service is one address for many pods. It can only be read for now.
+//
+// What has to be allocated (cluster IPs, node ports) is no matter of this file: whoever allocates does so after PrepareCreate or PrepareUpdate
+// and before Validate, which demands the results. service_families.go says what has to be allocated.
 func Service() *resource.Kind {
 	spec := corev1.ServiceSpec{}.SwaggerDoc()
 	return &resource.Kind{
 		GroupVersionKind: gvk("Service"), Plural: "services", Singular: "service", ShortNames: []string{"svc"},
 		Categories: []string{"all"},
 		Namespaced: true, Prefix: "/registry/services/specs/",
-		New:      func() resource.Object { return &corev1.Service{} },
-		NewList:  func() runtime.Object { return &corev1.ServiceList{} },
-		Verbs:    []string{"get", "list", "watch"},
-		NameRule: apivalidation.NameIsDNS1035Label,
+		New:     func() resource.Object { return &corev1.Service{} },
+		NewList: func() runtime.Object { return &corev1.ServiceList{} },
+		Verbs:   []string{"get", "list", "watch"},
+
+		Default: func(o resource.Object) { defaultService(o.(*corev1.Service)) },
+		PrepareCreate: func(o resource.Object) {
+			s := o.(*corev1.Service)
+			s.Status = corev1.ServiceStatus{}
+			NormalizeClusterIPs(s, nil)
+		},
+		PrepareUpdate: func(new, old resource.Object) {
+			prepareServiceUpdate(new.(*corev1.Service), old.(*corev1.Service))
+		},
+		NameRule: apivalidation.NameIsDNSLabel,
+		// An address that is stored may stay though none like it may come, so an update is checked where the old object is known.
+		Validate: func(o resource.Object) field.ErrorList {
+			if !resource.IsNew(o) {
+				return nil
+			}
+			return serviceErrors(o.(*corev1.Service), nil)
+		},
+		ValidateUpdate: func(new, old resource.Object) field.ErrorList {
+			n, o := new.(*corev1.Service), old.(*corev1.Service)
+			return append(serviceUpdate(n, o), serviceErrors(n, o)...)
+		},
+		Warnings: func(o resource.Object) []string { return serviceWarnings(o.(*corev1.Service)) },
+		Status: &resource.Status{
+			PrepareUpdate: func(new, old resource.Object) { new.(*corev1.Service).Spec = old.(*corev1.Service).Spec },
+			ValidateUpdate: func(new, old resource.Object) field.ErrorList {
+				return serviceStatus(new.(*corev1.Service), old.(*corev1.Service))
+			},
+		},
 
 		Fields: func(o resource.Object) map[string]string {
 			s := o.(*corev1.Service)
