@@ -4,18 +4,72 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Conn sets tables in the kernel, in the network namespace of whoever calls.
-type Conn struct{ done remembered }
+// Conn sets tables in the kernel, in the network namespace of whoever calls it first. It keeps one socket open.
+type Conn struct {
+	done remembered
+
+	socket sync.Mutex // guards the fields below
+	nl     *nftables.Conn
+	port   uint32 // of the socket, by which the kernel tells whose change it was
+}
 
 // New returns a Conn that has set nothing yet: the first Set of a table replaces whatever the kernel has under its name.
 func New() *Conn { return &Conn{done: remembered{tables: map[string]Table{}}} }
+
+// bufferSize bounds what one transaction may be long; the kernel takes only as much of it as is needed.
+const bufferSize = 64 << 20
+
+// transact sends what fill says as one transaction.
+func (c *Conn) transact(fill func(nl *nftables.Conn) error) (err error) {
+	c.socket.Lock()
+	defer c.socket.Unlock()
+	if c.nl == nil {
+		if err := c.open(); err != nil {
+			return err
+		}
+	}
+	defer func() {
+		if err != nil { // answers may be left unread
+			_ = c.nl.CloseLasting()
+			c.nl = nil
+		}
+	}()
+	if err := fill(c.nl); err != nil {
+		return err
+	}
+	return c.nl.Flush()
+}
+
+func (c *Conn) open() error {
+	size := func(conn *netlink.Conn) error {
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			return err
+		}
+		var sockErr error
+		err = raw.Control(func(fd uintptr) {
+			var name unix.Sockaddr
+			if name, sockErr = unix.Getsockname(int(fd)); sockErr == nil {
+				c.port = name.(*unix.SockaddrNetlink).Pid
+			}
+		})
+		return errors.Join(err, sockErr, conn.SetWriteBuffer(bufferSize))
+	}
+	nl, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(size))
+	if err != nil {
+		return fmt.Errorf("open a netlink socket: %w", err)
+	}
+	c.nl = nl
+	return nil
+}
 
 // Set implements Kernel.
 func (c *Conn) Set(_ context.Context, wanted Table) error {
@@ -29,7 +83,7 @@ func (c *Conn) Set(_ context.Context, wanted Table) error {
 	if diff.Empty() {
 		return nil
 	}
-	if err := send(old, wanted, diff); err != nil {
+	if err := c.send(old, wanted, diff); err != nil {
 		delete(c.done.tables, wanted.Name) // unknown is safe: next time the whole table is sent
 		return fmt.Errorf("set nft table %s: %w", wanted.Name, err)
 	}
@@ -49,24 +103,74 @@ func (c *Conn) Remove(_ context.Context, name string) error {
 	c.done.mu.Lock()
 	defer c.done.mu.Unlock()
 	delete(c.done.tables, name)
-	nl, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("remove nft table %s: %w", name, err)
-	}
-	nl.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
-	if err := nl.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	err := c.transact(func(nl *nftables.Conn) error {
+		nl.DelTable(kernelTable(name))
+		return nil
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove nft table %s: %w", name, err)
 	}
 	return nil
 }
 
-// send makes one transaction of the difference.
-func send(old, wanted Table, d Diff) error {
-	nl, err := nftables.New()
-	if err != nil {
-		return err
+// Replace implements Kernel.
+func (c *Conn) Replace(_ context.Context, wanted Table) error {
+	c.Forget(wanted.Name)
+	if err := c.send(Table{}, wanted, Diff{Whole: true}); err != nil {
+		return fmt.Errorf("replace nft table %s: %w", wanted.Name, err)
 	}
-	table := &nftables.Table{Name: wanted.Name, Family: nftables.TableFamilyINet}
+	return nil
+}
+
+// Change implements Kernel.
+func (c *Conn) Change(_ context.Context, step Change) error {
+	if step.Empty() {
+		return nil
+	}
+	err := c.transact(func(nl *nftables.Conn) error {
+		table := kernelTable(step.Table)
+		for _, d := range step.Delete {
+			if err := eachPart(d.List, func(part []nftables.SetElement) error {
+				return nl.SetDeleteElements(&nftables.Set{Table: table, Name: d.Set}, part)
+			}); err != nil {
+				return fmt.Errorf("set %s: %w", d.Set, err)
+			}
+		}
+		for i, s := range step.Sets {
+			if err := nl.AddSet(kernelSet(table, s, uint32(i+1)), nil); err != nil {
+				return fmt.Errorf("set %s: %w", s.Name, err)
+			}
+			step.Add = append([]Elements{{Set: s.Name, List: s.Elements}}, step.Add...)
+		}
+		for _, chain := range step.Chains {
+			nl.AddChain(kernelChain(table, chain))
+		}
+		sets := step.sets(table)
+		for _, chain := range slices.Concat(step.Chains, step.Rules) {
+			addRules(nl, table, chain, sets)
+		}
+		for _, a := range step.Add {
+			if err := eachPart(a.List, func(part []nftables.SetElement) error {
+				return nl.SetAddElements(&nftables.Set{Table: table, Name: a.Set}, part)
+			}); err != nil {
+				return fmt.Errorf("set %s: %w", a.Set, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("change nft table %s: %w", step.Table, err)
+	}
+	return nil
+}
+
+// send makes one transaction of the difference.
+func (c *Conn) send(old, wanted Table, d Diff) error {
+	return c.transact(func(nl *nftables.Conn) error { return fill(nl, old, wanted, d) })
+}
+
+func fill(nl *nftables.Conn, old, wanted Table, d Diff) error {
+	table := kernelTable(wanted.Name)
 	if d.Whole {
 		// Adding a table that is there does nothing, so that deleting it cannot fail.
 		nl.AddTable(table)
@@ -83,37 +187,31 @@ func send(old, wanted Table, d Diff) error {
 		sets[s.Name] = kernelSet(table, s, uint32(i+1))
 	}
 	for _, name := range d.AddSets {
-		if err := nl.AddSet(sets[name], elements(wanted.set(name))); err != nil {
+		if err := nl.AddSet(sets[name], nil); err != nil {
 			return fmt.Errorf("set %s: %w", name, err)
-		}
-	}
-	for _, name := range d.ChangeSets {
-		gone, added := changes(old.set(name), wanted.set(name))
-		if len(gone) > 0 {
-			if err := nl.SetDeleteElements(sets[name], kernelElements(wanted.set(name).Type, gone)); err != nil {
-				return fmt.Errorf("set %s: %w", name, err)
-			}
-		}
-		if len(added) > 0 {
-			if err := nl.SetAddElements(sets[name], kernelElements(wanted.set(name).Type, added)); err != nil {
-				return fmt.Errorf("set %s: %w", name, err)
-			}
 		}
 	}
 	for _, name := range d.AddChains {
 		nl.AddChain(kernelChain(table, wanted.chain(name)))
 	}
+	for _, name := range slices.Concat(d.AddSets, d.ChangeSets) {
+		gone, added := []Element(nil), wanted.set(name).Elements
+		if slices.Contains(d.ChangeSets, name) {
+			gone, added = changes(old.set(name), wanted.set(name))
+		}
+		err := errors.Join(
+			eachPart(gone, func(part []nftables.SetElement) error { return nl.SetDeleteElements(sets[name], part) }),
+			eachPart(added, func(part []nftables.SetElement) error { return nl.SetAddElements(sets[name], part) }),
+		)
+		if err != nil {
+			return fmt.Errorf("set %s: %w", name, err)
+		}
+	}
 	for _, name := range d.ChangeChains {
 		nl.FlushChain(&nftables.Chain{Name: name, Table: table})
 	}
-	for _, names := range [][]string{d.AddChains, d.ChangeChains} {
-		for _, name := range names {
-			for _, rule := range wanted.chain(name).Rules {
-				nl.AddRule(&nftables.Rule{
-					Table: table, Chain: &nftables.Chain{Name: name, Table: table}, Exprs: encode(rule, sets), UserData: comment(rule),
-				})
-			}
-		}
+	for _, name := range slices.Concat(d.AddChains, d.ChangeChains) {
+		addRules(nl, table, wanted.chain(name), sets)
 	}
 	for _, name := range d.RemoveChains {
 		nl.DelChain(&nftables.Chain{Name: name, Table: table})
@@ -121,81 +219,5 @@ func send(old, wanted Table, d Diff) error {
 	for _, name := range d.RemoveSets {
 		nl.DelSet(&nftables.Set{Name: name, Table: table})
 	}
-	return nl.Flush()
-}
-
-func encode(r Rule, sets map[string]*nftables.Set) []expr.Any {
-	var all []expr.Any
-	for _, m := range r.If {
-		all = append(all, m.encode(sets)...)
-	}
-	all = append(all, &expr.Counter{})
-	return append(all, r.Do.does()...)
-}
-
-func comment(r Rule) []byte {
-	if r.Comment == "" {
-		return nil
-	}
-	return userdata.AppendString(nil, userdata.TypeComment, r.Comment)
-}
-
-func kernelSet(table *nftables.Table, s Set, id uint32) *nftables.Set {
-	set := &nftables.Set{Table: table, Name: s.Name, ID: id, KeyType: nftables.TypeIPAddr}
-	if s.Type == AddrPorts {
-		set.KeyType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
-		set.Concatenation = true
-	}
-	return set
-}
-
-func elements(s Set) []nftables.SetElement { return kernelElements(s.Type, s.Elements) }
-
-func kernelElements(t Type, list []Element) []nftables.SetElement {
-	out := make([]nftables.SetElement, 0, len(list))
-	for _, e := range list {
-		key := e.Addr.AsSlice()
-		if t == AddrPorts { // every part is filled up to 32 bits
-			key = append(key, byte(e.Proto), 0, 0, 0, byte(e.Port>>8), byte(e.Port), 0, 0)
-		}
-		out = append(out, nftables.SetElement{Key: key})
-	}
-	return out
-}
-
-// changes is which elements to take out of old and which to add.
-func changes(old, wanted Set) (gone, added []Element) {
-	keep := make(map[Element]bool, len(wanted.Elements))
-	for _, e := range wanted.Elements {
-		keep[e] = true
-	}
-	for _, e := range old.Elements {
-		if !keep[e] {
-			gone = append(gone, e)
-		}
-		delete(keep, e)
-	}
-	for _, e := range wanted.Elements {
-		if keep[e] {
-			added = append(added, e)
-			delete(keep, e)
-		}
-	}
-	return gone, added
-}
-
-func kernelChain(table *nftables.Table, c Chain) *nftables.Chain {
-	chain := &nftables.Chain{Name: c.Name, Table: table}
-	if c.Base == nil {
-		return chain
-	}
-	accept := nftables.ChainPolicyAccept
-	chain.Policy = &accept
-	chain.Type = map[Kind]nftables.ChainType{Filter: nftables.ChainTypeFilter, NAT: nftables.ChainTypeNAT}[c.Base.Kind]
-	chain.Hooknum = map[Hook]*nftables.ChainHook{
-		Prerouting: nftables.ChainHookPrerouting, Input: nftables.ChainHookInput, Forward: nftables.ChainHookForward,
-		Output: nftables.ChainHookOutput, Postrouting: nftables.ChainHookPostrouting,
-	}[c.Base.Hook]
-	chain.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.Base.Priority))
-	return chain
+	return nil
 }

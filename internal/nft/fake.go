@@ -2,15 +2,21 @@ package nft
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Fake keeps tables as the kernel would, counts what was sent, and answers where a packet would go.
 type Fake struct {
 	Sent  int // transactions
 	Local []netip.Addr
+	Rand  func(below uint32) uint32 // for Random; nil: math/rand
 
 	done remembered
 }
@@ -27,6 +33,51 @@ func (f *Fake) Set(_ context.Context, wanted Table) error {
 		f.done.tables = map[string]Table{}
 	}
 	f.done.tables[wanted.Name] = wanted.clone()
+	f.Sent++
+	return nil
+}
+
+// Replace implements Kernel.
+func (f *Fake) Replace(ctx context.Context, wanted Table) error { return f.Set(ctx, wanted) }
+
+// Change implements Kernel.
+func (f *Fake) Change(_ context.Context, c Change) error {
+	f.done.mu.Lock()
+	defer f.done.mu.Unlock()
+	t, known := f.done.tables[c.Table]
+	if !known {
+		return fmt.Errorf("change nft table %s: %w", c.Table, unix.ENOENT)
+	}
+	t = t.clone()
+	for _, d := range c.Delete {
+		set := t.pointer(d.Set)
+		for _, e := range d.List {
+			i := slices.IndexFunc(set.Elements, func(o Element) bool { return o.Key == e.Key && o.End == e.End })
+			if i < 0 {
+				return fmt.Errorf("change nft table %s: delete from %s: %w", c.Table, d.Set, unix.ENOENT)
+			}
+			set.Elements = slices.Delete(set.Elements, i, i+1)
+		}
+	}
+	t.Sets = append(t.Sets, c.Sets...)
+	t.Chains = append(t.Chains, c.Chains...)
+	for _, more := range c.Rules {
+		i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == more.Name })
+		t.Chains[i].Rules = append(t.Chains[i].Rules, more.Rules...)
+	}
+	for _, a := range c.Add {
+		set := t.pointer(a.Set)
+		for _, e := range a.List {
+			i := slices.IndexFunc(set.Elements, func(o Element) bool { return o.Key == e.Key && o.End == e.End })
+			switch {
+			case i < 0:
+				set.Elements = append(set.Elements, e)
+			case set.Elements[i] != e:
+				return fmt.Errorf("change nft table %s: add to %s: %w", c.Table, a.Set, unix.EEXIST)
+			}
+		}
+	}
+	f.done.tables[c.Table] = t
 	f.Sent++
 	return nil
 }
@@ -54,11 +105,13 @@ type Packet struct {
 	In, Out  string // links; In is empty for a packet of this machine, Out for one that stays
 	From, To netip.Addr
 	Proto    Proto
-	Port     uint16 // destination
+	Port     uint16 // destination; of ICMP, the message's type
 	State    ConnState
 
 	local      func(netip.Addr) bool
+	random     func(below uint32) uint32
 	translated bool
+	words      [64]byte // what the rule at hand has loaded
 }
 
 // Verdict is what becomes of a packet.
@@ -79,6 +132,9 @@ func (f *Fake) Trace(p Packet) Verdict {
 		p.State = Starting
 	}
 	p.local = func(a netip.Addr) bool { return slices.Contains(f.Local, a) }
+	if p.random = f.Rand; p.random == nil {
+		p.random = rand.Uint32N
+	}
 	way := []Hook{Prerouting, Forward, Postrouting}
 	switch {
 	case p.In == "":
@@ -151,6 +207,23 @@ func (f *Fake) walk(t Table, c Chain, p *Packet, v *Verdict) walked {
 			if f.walk(t, t.chain(do.Chain), p, v) == ended {
 				return ended
 			}
+		case Goto:
+			f.walk(t, t.chain(do.Chain), p, v)
+			return ended
+		case JumpOf:
+			set := t.set(do.Map)
+			if e, there := set.lookup(p.get(do.Key, set.Key.Words())); there && f.walk(t, t.chain(e.Jump), p, v) == ended {
+				return ended
+			}
+		case DNATWords:
+			words := 1
+			if do.V6 {
+				words = 4
+			}
+			p.To, _ = netip.AddrFromSlice([]byte(p.get(do.Addr, words)))
+			p.Port, p.translated = binary.BigEndian.Uint16([]byte(p.get(do.Addr+words, 1))), true
+			v.By = c.Name
+			return ended
 		case Masquerade:
 			v.Masquerade, v.By = true, c.Name
 			return ended
@@ -166,6 +239,19 @@ func (f *Fake) walk(t Table, c Chain, p *Packet, v *Verdict) walked {
 	return fellThrough
 }
 
+// lookup finds the element of that key, or the one whose range holds it.
+func (s Set) lookup(key Bytes) (Element, bool) {
+	for _, e := range s.Elements {
+		if e.Key == key {
+			return e, true
+		}
+		if last := len(key) - 4*s.Key[len(s.Key)-1:].Words(); s.Ranges && e.Key[:last] == key[:last] && e.Key <= key && key <= e.End {
+			return e, true
+		}
+	}
+	return Element{}, false
+}
+
 func (m From) meets(p *Packet, _ *Table) bool { return m.Prefix.Contains(p.From) != m.Not }
 func (m To) meets(p *Packet, _ *Table) bool   { return m.Prefix.Contains(p.To) != m.Not }
 func (m In) meets(p *Packet, _ *Table) bool   { return linkIs(m.Link, p.In) != m.Not }
@@ -174,18 +260,14 @@ func (m Out) meets(p *Packet, _ *Table) bool  { return linkIs(m.Link, p.Out) != 
 func (m Port) meets(p *Packet, _ *Table) bool     { return m.Proto == p.Proto && m.Port == p.Port }
 func (m State) meets(p *Packet, _ *Table) bool    { return m.In&p.State != 0 }
 func (Translated) meets(p *Packet, _ *Table) bool { return p.translated }
-func (ToLocal) meets(p *Packet, _ *Table) bool    { return p.local(p.To) || p.To.IsLoopback() }
+func (m ToICMP) meets(p *Packet, _ *Table) bool   { return p.Proto == ICMP && uint8(p.Port) == m.Type }
 
-func (m FromSet) meets(p *Packet, t *Table) bool {
-	return slices.Contains(t.set(m.Set).Elements, Element{Addr: p.From})
+func (m ToLocal) meets(p *Packet, _ *Table) bool {
+	return (p.local(p.To) || p.To.IsLoopback()) != m.Not
 }
 
-func (m ToSet) meets(p *Packet, t *Table) bool {
-	return slices.Contains(t.set(m.Set).Elements, Element{Addr: p.To})
-}
-
-func (m ToService) meets(p *Packet, t *Table) bool {
-	return slices.Contains(t.set(m.Set).Elements, Element{Addr: p.To, Proto: p.Proto, Port: p.Port})
+func (m FromLocal) meets(p *Packet, _ *Table) bool {
+	return (p.local(p.From) || p.From.IsLoopback()) != m.Not
 }
 
 func linkIs(wanted, link string) bool {

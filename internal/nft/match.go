@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 
@@ -19,7 +20,7 @@ type Match interface {
 // Register 1 is the verdict's own, 128 bits; registers from 8 on are the 32-bit view of the same store.
 const reg = 1
 
-// From and To match the source and the destination address. Both are of IPv4.
+// From and To match packets of the prefix's family by source and destination address.
 type (
 	From struct {
 		Prefix netip.Prefix
@@ -30,15 +31,6 @@ type (
 		Not    bool
 	}
 )
-
-// FromSet and ToSet match an address in a set of type Addrs.
-type (
-	FromSet struct{ Set string }
-	ToSet   struct{ Set string }
-)
-
-// ToService matches destination, protocol and port in a set of type AddrPorts.
-type ToService struct{ Set string }
 
 // In and Out match the link a packet came in by, or goes out by. A name that ends in * stands for all that begin so.
 type (
@@ -52,8 +44,14 @@ type (
 	}
 )
 
-// ToLocal matches a destination that is an address of this machine.
-type ToLocal struct{}
+// ToLocal matches a destination that is an address of this machine (or is not), FromLocal a source.
+type (
+	ToLocal   struct{ Not bool }
+	FromLocal struct{ Not bool }
+)
+
+// ToICMP matches ICMP messages of that type.
+type ToICMP struct{ Type uint8 }
 
 // Port matches protocol and destination port.
 type Port struct {
@@ -78,16 +76,12 @@ const (
 	Starting    ConnState = 8
 )
 
-func isIPv4() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{unix.NFPROTO_IPV4}},
-	}
-}
-
 const (
 	sourceOffset      = 12 // in the IPv4 header
 	destinationOffset = 16
+
+	source6Offset      = 8 // in the IPv6 header
+	destination6Offset = 24
 )
 
 func inPrefix(offset uint32, prefix netip.Prefix, not bool) []expr.Any {
@@ -95,48 +89,27 @@ func inPrefix(offset uint32, prefix netip.Prefix, not bool) []expr.Any {
 	if not {
 		op = expr.CmpOpNeq
 	}
-	mask := binaryutil.BigEndian.PutUint32(^uint32(0) << (32 - prefix.Bits()))
-	if prefix.Bits() == 0 {
-		mask = make([]byte, 4)
-	}
-	return append(isIPv4(),
-		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+	length := prefix.Addr().BitLen() / 8
+	mask := net.CIDRMask(prefix.Bits(), length*8)
+	return append(isFamily(prefix.Addr().Is6()),
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(length)},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: uint32(length), Mask: mask, Xor: make([]byte, length)},
 		&expr.Cmp{Op: op, Register: reg, Data: prefix.Masked().Addr().AsSlice()},
 	)
 }
 
 func (m From) encode(map[string]*nftables.Set) []expr.Any {
+	if m.Prefix.Addr().Is6() {
+		return inPrefix(source6Offset, m.Prefix, m.Not)
+	}
 	return inPrefix(sourceOffset, m.Prefix, m.Not)
 }
 
 func (m To) encode(map[string]*nftables.Set) []expr.Any {
+	if m.Prefix.Addr().Is6() {
+		return inPrefix(destination6Offset, m.Prefix, m.Not)
+	}
 	return inPrefix(destinationOffset, m.Prefix, m.Not)
-}
-
-func inSet(offset uint32, set *nftables.Set) []expr.Any {
-	return append(isIPv4(),
-		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Lookup{SourceRegister: reg, SetName: set.Name, SetID: set.ID},
-	)
-}
-
-func (m FromSet) encode(sets map[string]*nftables.Set) []expr.Any {
-	return inSet(sourceOffset, sets[m.Set])
-}
-
-func (m ToSet) encode(sets map[string]*nftables.Set) []expr.Any {
-	return inSet(destinationOffset, sets[m.Set])
-}
-
-func (m ToService) encode(sets map[string]*nftables.Set) []expr.Any {
-	set := sets[m.Set]
-	return append(isIPv4(), // three 32-bit registers in a row make the key
-		&expr.Payload{DestRegister: 8, Base: expr.PayloadBaseNetworkHeader, Offset: destinationOffset, Len: 4},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 9},
-		&expr.Payload{DestRegister: 10, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Lookup{SourceRegister: 8, SetName: set.Name, SetID: set.ID},
-	)
 }
 
 func onLink(key expr.MetaKey, name string, not bool) []expr.Any {
@@ -163,10 +136,29 @@ func (m Out) encode(map[string]*nftables.Set) []expr.Any {
 	return onLink(expr.MetaKeyOIFNAME, m.Link, m.Not)
 }
 
-func (ToLocal) encode(map[string]*nftables.Set) []expr.Any {
+func isLocal(fib expr.Fib, not bool) []expr.Any {
+	op := expr.CmpOpEq
+	if not {
+		op = expr.CmpOpNeq
+	}
+	fib.Register, fib.ResultADDRTYPE = reg, true
+	return []expr.Any{&fib, &expr.Cmp{Op: op, Register: reg, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)}}
+}
+
+func (m ToLocal) encode(map[string]*nftables.Set) []expr.Any {
+	return isLocal(expr.Fib{FlagDADDR: true}, m.Not)
+}
+
+func (m FromLocal) encode(map[string]*nftables.Set) []expr.Any {
+	return isLocal(expr.Fib{FlagSADDR: true}, m.Not)
+}
+
+func (m ToICMP) encode(map[string]*nftables.Set) []expr.Any {
 	return []expr.Any{
-		&expr.Fib{Register: reg, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{byte(ICMP)}},
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Len: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{m.Type}},
 	}
 }
 

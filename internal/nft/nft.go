@@ -1,13 +1,13 @@
 // Package nft says what the kernel's packet rules shall be, as values, and makes them so.
 //
-// A Table is a plain value: sets, chains and rules. Set sends the difference between it and what was set before in one netlink
-// transaction; nothing is sent when there is none. It reads nothing back: what this process set is what it compares with.
+// A Table is a plain value: sets, maps, chains and rules. Set sends the difference between it and what was set before in one netlink
+// transaction; nothing is sent when there is none. It reads nothing back: what this process set is what it compares with. A table of
+// thousands of elements is set once with Replace, and goes on in steps with Change. Watch tells when somebody else changes a table.
 // Always: the kernel holds either the old table or the new one, never a part; tables of other owners are not touched.
 package nft
 
 import (
 	"context"
-	"net/netip"
 	"slices"
 	"sync"
 )
@@ -16,6 +16,11 @@ import (
 type Kernel interface {
 	// Set makes the table of that name be exactly as given, in one transaction.
 	Set(ctx context.Context, table Table) error
+	// Replace does as Set does, and keeps no copy to compare with: all is sent each time. What follows is told by Change.
+	Replace(ctx context.Context, table Table) error
+	// Change takes one step from what Replace has set, in one transaction. It fails, and nothing is changed, if an element to be deleted
+	// is not there or one to be added is there with another value.
+	Change(ctx context.Context, change Change) error
 	// Remove makes the table of that name not be. It is no error if it was not.
 	Remove(ctx context.Context, name string) error
 }
@@ -25,29 +30,6 @@ type Table struct {
 	Name   string
 	Sets   []Set
 	Chains []Chain
-}
-
-// Set is a named set of elements of one type, that rules refer to.
-type Set struct {
-	Name     string
-	Type     Type
-	Elements []Element
-}
-
-// Type is what a set holds.
-type Type int
-
-// Types of elements.
-const (
-	Addrs     Type = iota // IPv4 addresses
-	AddrPorts             // address . protocol . port
-)
-
-// Element is one member of a set. Fields that the set's type does not have are zero.
-type Element struct {
-	Addr  netip.Addr
-	Proto Proto
-	Port  uint16
 }
 
 // Proto is an IP protocol number.
@@ -101,9 +83,10 @@ const (
 	PriorityDstNAT = -100
 	PriorityFilter = 0
 	PrioritySrcNAT = 100
+	PriorityRaw    = -300
 )
 
-// Rule does something with the packets that meet all of its matches.
+// Rule does something with the packets that meet all of its matches. Without an action the next rule follows: its matches have done what was to be done.
 type Rule struct {
 	If      []Match
 	Do      Action
@@ -134,7 +117,7 @@ func Compare(old, wanted Table) Diff {
 		switch {
 		case i < 0:
 			d.AddSets = append(d.AddSets, s.Name)
-		case old.Sets[i].Type != s.Type:
+		case !old.Sets[i].sameType(s):
 			return Diff{Whole: true}
 		case !sameElements(old.Sets[i].Elements, s.Elements):
 			d.ChangeSets = append(d.ChangeSets, s.Name)
@@ -211,8 +194,10 @@ func (t Table) clone() Table {
 	return t
 }
 
-func (t Table) set(name string) Set {
-	return t.Sets[slices.IndexFunc(t.Sets, func(s Set) bool { return s.Name == name })]
+func (t Table) set(name string) Set { return *t.pointer(name) }
+
+func (t Table) pointer(name string) *Set {
+	return &t.Sets[slices.IndexFunc(t.Sets, func(s Set) bool { return s.Name == name })]
 }
 
 func (t Table) chain(name string) Chain {
