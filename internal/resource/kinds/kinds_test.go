@@ -307,7 +307,7 @@ func TestKeysAreThoseKubernetesHasInEtcd(t *testing.T) {
 	table := Table()
 	for resource, want := range map[string]string{
 		"pods": "/registry/pods/ns/x", "nodes": "/registry/minions/x", "namespaces": "/registry/namespaces/x",
-		"services": "/registry/services/specs/ns/x", "serviceaccounts": "/registry/serviceaccounts/ns/x",
+		"services": "/registry/services/specs/ns/x", "endpoints": "/registry/services/endpoints/ns/x", "serviceaccounts": "/registry/serviceaccounts/ns/x",
 		"configmaps": "/registry/configmaps/ns/x", "secrets": "/registry/secrets/ns/x", "events": "/registry/events/ns/x",
 	} {
 		k, _ := table.ByResource(corev1.SchemeGroupVersion.WithResource(resource))
