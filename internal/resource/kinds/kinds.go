@@ -12,10 +12,13 @@ import (
 	"sampan.dev/internal/resource/batch"
 	"sampan.dev/internal/resource/coordination"
 	"sampan.dev/internal/resource/core"
+	"sampan.dev/internal/resource/discovery"
 	"sampan.dev/internal/resource/policy"
 )
 
 // Table makes the table. It takes a few milliseconds: make it once and hand it round.
 func Table() *resource.Table {
-	return resource.New(slices.Concat(core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), coordination.Kinds(), policy.Kinds())...)
+	return resource.New(slices.Concat(
+		core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), coordination.Kinds(), discovery.Kinds(), policy.Kinds(),
+	)...)
 }
