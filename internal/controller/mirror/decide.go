@@ -36,8 +36,13 @@ func Wanted(service *corev1.Service, e *corev1.Endpoints) bool {
 	if service == nil || service.Spec.Selector != nil || e == nil || e.Labels[discovery.LabelSkipMirror] == "true" {
 		return false
 	}
+	return !Elects(e)
+}
+
+// Elects says that a program elects its leader by these Endpoints.
+func Elects(e *corev1.Endpoints) bool {
 	_, elects := e.Annotations[leader]
-	return !elects
+	return elects
 }
 
 // Decide compares the slices that shall mirror a Service's Endpoints with those that there are. Both may be nil: then there shall be none.
