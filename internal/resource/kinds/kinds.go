@@ -13,12 +13,14 @@ import (
 	"sampan.dev/internal/resource/coordination"
 	"sampan.dev/internal/resource/core"
 	"sampan.dev/internal/resource/discovery"
+	"sampan.dev/internal/resource/networking"
 	"sampan.dev/internal/resource/policy"
 )
 
 // Table makes the table. It takes a few milliseconds: make it once and hand it round.
 func Table() *resource.Table {
 	return resource.New(slices.Concat(
-		core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), coordination.Kinds(), discovery.Kinds(), policy.Kinds(),
+		core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), coordination.Kinds(), discovery.Kinds(),
+		networking.Kinds(), policy.Kinds(),
 	)...)
 }
