@@ -167,3 +167,38 @@ func TestFamiliesOfServices(t *testing.T) {
 		})
 	}
 }
+
+// Whatever a Service asks for in whatever cluster, once it has its families it keeps them: asking for the same again changes nothing.
+func TestFamiliesOnceSettledStay(t *testing.T) {
+	settled := 0
+	for _, cluster := range [][]corev1.IPFamily{{"IPv4"}, {"IPv6"}, {"IPv4", "IPv6"}, {"IPv6", "IPv4"}} {
+		for _, policy := range []string{"", "SingleStack", "PreferDualStack", "RequireDualStack", "Odd"} {
+			for _, families := range []string{"", "IPv4", "IPv6", "IPv4, IPv6", "IPv6, IPv4", "IPv4, IPv4"} {
+				for _, ips := range []string{"", "None", "10.0.0.1", "'fd00::1'", "10.0.0.1, 'fd00::1'", "'fd00::1', 10.0.0.1"} {
+					for _, more := range []string{"", "selector: {a: b}", "type: LoadBalancer", "type: ExternalName"} {
+						s := &corev1.Service{}
+						first, _, _ := strings.Cut(ips, ",")
+						spec := fmt.Sprintf("{ipFamilies: [%s], clusterIP: %s, clusterIPs: [%s], %s}", families, first, ips, more)
+						if s = serviceOf(t, "spec: "+spec); policy != "" {
+							s.Spec.IPFamilyPolicy = new(corev1.IPFamilyPolicy(policy))
+						}
+						if len(InitFamilies(s, nil, cluster)) > 0 {
+							continue
+						}
+						settled++
+						again := s.DeepCopy()
+						if errs := InitFamilies(again, s, cluster); len(errs) > 0 || !reflect.DeepEqual(again, s) {
+							t.Fatalf("in %v %s with policy %q: %v\nfirst %s\nthen  %s", cluster, spec, policy, errs, specText(t, &s.Spec), specText(t, &again.Spec))
+						}
+						if n := len(s.Spec.IPFamilies); s.Spec.Type != "ExternalName" && (n == 0 || n > 2 || len(s.Spec.ClusterIPs) > n) {
+							t.Fatalf("in %v %s with policy %q has %s", cluster, spec, policy, specText(t, &s.Spec))
+						}
+					}
+				}
+			}
+		}
+	}
+	if settled < 500 {
+		t.Errorf("only %d settled", settled)
+	}
+}
