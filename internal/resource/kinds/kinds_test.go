@@ -17,6 +17,7 @@ import (
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -309,8 +310,11 @@ func TestKeysAreThoseKubernetesHasInEtcd(t *testing.T) {
 		"pods": "/registry/pods/ns/x", "nodes": "/registry/minions/x", "namespaces": "/registry/namespaces/x",
 		"services": "/registry/services/specs/ns/x", "endpoints": "/registry/services/endpoints/ns/x", "serviceaccounts": "/registry/serviceaccounts/ns/x",
 		"configmaps": "/registry/configmaps/ns/x", "secrets": "/registry/secrets/ns/x", "events": "/registry/events/ns/x",
+		"endpointslices.discovery.k8s.io": "/registry/endpointslices/ns/x", "networkpolicies.networking.k8s.io": "/registry/networkpolicies/ns/x",
+		"ingresses.networking.k8s.io": "/registry/ingress/ns/x", "ingressclasses.networking.k8s.io": "/registry/ingressclasses/x",
+		"servicecidrs.networking.k8s.io": "/registry/servicecidrs/x", "ipaddresses.networking.k8s.io": "/registry/ipaddresses/x",
 	} {
-		k, _ := table.ByResource(corev1.SchemeGroupVersion.WithResource(resource))
+		k, _ := table.ByResource(schema.ParseGroupResource(resource).WithVersion("v1"))
 		namespace := ""
 		if k.Namespaced {
 			namespace = "ns"

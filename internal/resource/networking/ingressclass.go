@@ -83,8 +83,9 @@ func class(s, old *networkingv1.IngressClassSpec) field.ErrorList {
 	if p == nil {
 		return c.all()
 	}
-	c.reference(p.APIGroup, p.Kind, p.Name, at, func(at *field.Path, before string) {
-		if old == nil || !equality.Semantic.DeepEqual(p, old.Parameters) {
+	c.reference(p.APIGroup, p.Kind, p.Name, at, func(at *field.Path, what string) {
+		wasMissing := old != nil && old.Parameters != nil && (what == "kind" && old.Parameters.Kind == "" || what == "name" && old.Parameters.Name == "")
+		if !wasMissing {
 			c.declared.Required(at, "")
 		}
 	})

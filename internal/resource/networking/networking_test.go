@@ -113,12 +113,13 @@ func TestNetworkPoliciesThatAreWrong(t *testing.T) {
 	}.test(t, NetworkPolicy())
 	const odd = "{ingress: [{from: [{ipBlock: {cidr: 10.0.0.1/8, except: [10.1.0.1/16]}}]}]}"
 	changes{
-		"odd ranges stay":           {odd, "{policyTypes: [Ingress], egress: [{to: [{ipBlock: {cidr: 10.0.0.1/8}}]}]}", ""},
-		"odd ranges do not come":    {"{}", odd, lines(`spec.ingress[0].from[0].ipBlock.cidr: Invalid value: "10.0.0.1/8": must not have bits set beyond the prefix length`, `spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: "10.1.0.1/16": must not have bits set beyond the prefix length`)},
-		"odd selectors stay":        {"{podSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}}", "{podSelector: {matchExpressions: [{key: a, operator: In, values: [b c, d]}]}}", ""},
-		"odd selectors do not come": {"{}", "{podSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}}", `spec.podSelector.matchExpressions[0].values[0]: Invalid value: "b c": ` + labelText},
-		"no range at all stays":     {"{ingress: [{from: [{ipBlock: {}}]}]}", "{ingress: [{from: [{ipBlock: {}}]}]}", ""},
-		"no range at all":           {"{ingress: [{from: [{ipBlock: {}}]}]}", "{ingress: [{from: [{ipBlock: {}}]}, {}]}", "spec.ingress[0].from[0].ipBlock.cidr: Required value"},
+		"odd ranges stay":            {odd, "{policyTypes: [Ingress], egress: [{to: [{ipBlock: {cidr: 10.0.0.1/8}}]}]}", ""},
+		"odd ranges do not come":     {"{}", odd, lines(`spec.ingress[0].from[0].ipBlock.cidr: Invalid value: "10.0.0.1/8": must not have bits set beyond the prefix length`, `spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: "10.1.0.1/16": must not have bits set beyond the prefix length`)},
+		"odd selectors stay":         {"{podSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}}", "{podSelector: {matchExpressions: [{key: a, operator: In, values: [b c, d]}]}}", ""},
+		"odd selectors do not come":  {"{}", "{podSelector: {matchExpressions: [{key: a, operator: In, values: [b c]}]}}", `spec.podSelector.matchExpressions[0].values[0]: Invalid value: "b c": ` + labelText},
+		"no range at all stays":      {"{ingress: [{from: [{ipBlock: {}}]}]}", "{ingress: [{from: [{ipBlock: {}}]}]}", ""},
+		"no range on the other side": {"{ingress: [{from: [{ipBlock: {}}]}]}", "{ingress: [{from: [{ipBlock: {}}]}], egress: [{to: [{ipBlock: {}}]}]}", "spec.egress[0].to[0].ipBlock.cidr: Required value"},
+		"no range at all":            {"{ingress: [{from: [{ipBlock: {}}]}]}", "{ingress: [{from: [{ipBlock: {}}]}, {}]}", "spec.ingress[0].from[0].ipBlock.cidr: Required value"},
 	}.test(t, NetworkPolicy())
 }
 
@@ -199,9 +200,11 @@ func TestIngressClassesThatAreWrong(t *testing.T) {
 		"nothing of both": {"{controller: c, parameters: {}}", lines(`spec.controller: Invalid value: "c": must be a domain-prefixed path (such as "acme.io/foo")`, "spec.parameters.kind: Required value", "spec.parameters.name: Required value")},
 	}.test(t, IngressClass())
 	changes{
-		"another controller":      {"{controller: a.b/c}", "{controller: a.b/d}", `spec.controller: Invalid value: "a.b/d": field is immutable`},
-		"other parameters":        {"{controller: a.b/c}", "{controller: a.b/c, parameters: {kind: K, name: n}}", ""},
-		"no name, as it has been": {"{controller: a.b/c, parameters: {kind: K}}", "{controller: a.b/c, parameters: {kind: K}}", ""},
+		"another controller":        {"{controller: a.b/c}", "{controller: a.b/d}", `spec.controller: Invalid value: "a.b/d": field is immutable`},
+		"other parameters":          {"{controller: a.b/c}", "{controller: a.b/c, parameters: {kind: K, name: n}}", ""},
+		"no name, and another kind": {"{controller: a.b/c, parameters: {kind: K}}", "{controller: a.b/c, parameters: {kind: L}}", ""},
+		"no kind any more":          {"{controller: a.b/c, parameters: {kind: K, name: p}}", "{controller: a.b/c, parameters: {name: p}}", "spec.parameters.kind: Required value"},
+		"no name, as it has been":   {"{controller: a.b/c, parameters: {kind: K}}", "{controller: a.b/c, parameters: {kind: K}}", ""},
 	}.test(t, IngressClass())
 	bare := &networkingv1.IngressClass{Spec: networkingv1.IngressClassSpec{Controller: "a.b/c", Parameters: &networkingv1.IngressClassParametersReference{Kind: "K", Name: "n"}}}
 	if got := told(IngressClass().Validate(bare)); got != "spec.parameters.scope: Required value" {

@@ -95,7 +95,7 @@ type policyCheck struct {
 	check
 	selectors metavalidation.LabelSelectorValidationOptions
 	ranges    []string
-	unchanged bool
+	unchanged bool // the direction that is looked at is as it was
 }
 
 // policy checks a policy; old is nil when it is created.
@@ -103,17 +103,21 @@ func policy(s, old *networkingv1.NetworkPolicySpec) field.ErrorList {
 	c, at := policyCheck{}, root("spec")
 	if old != nil {
 		c.selectors.AllowInvalidLabelValueInSelector = len(metavalidation.ValidateLabelSelector(&old.PodSelector, c.selectors, nil)) > 0
-		c.ranges, c.unchanged = ranges(old), equality.Semantic.DeepEqual(s, old)
+		c.ranges = ranges(old)
 	}
 	c.Add(metavalidation.ValidateLabelSelector(&s.PodSelector, c.selectors, at.Child("podSelector"))...)
-	each(s, func(atPorts *field.Path, ports []networkingv1.NetworkPolicyPort, atPeers *field.Path, peers []networkingv1.NetworkPolicyPeer) {
+	rule := func(atPorts *field.Path, ports []networkingv1.NetworkPolicyPort, atPeers *field.Path, peers []networkingv1.NetworkPolicyPeer) {
 		for i := range ports {
 			c.port(&ports[i], atPorts.Index(i))
 		}
 		for i := range peers {
 			c.peer(&peers[i], atPeers.Index(i))
 		}
-	})
+	}
+	c.unchanged = old != nil && equality.Semantic.DeepEqual(s.Ingress, old.Ingress)
+	each(&networkingv1.NetworkPolicySpec{Ingress: s.Ingress}, rule)
+	c.unchanged = old != nil && equality.Semantic.DeepEqual(s.Egress, old.Egress)
+	each(&networkingv1.NetworkPolicySpec{Egress: s.Egress}, rule)
 	types := at.Child("policyTypes")
 	if len(s.PolicyTypes) > 2 {
 		c.Invalid(types, s.PolicyTypes, "may not specify more than two policyTypes")
