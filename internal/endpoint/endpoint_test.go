@@ -370,6 +370,29 @@ func TestAnIndexThatHasNotSeenTheSelectorKnowsNothing(t *testing.T) {
 	}
 }
 
+// Whoever reads while the watch tells of a change of a slice finds it.
+func TestASliceThatStaysIsThereAtEveryMoment(t *testing.T) {
+	var x Slices
+	x.Note("ns", "s", "s-a")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 10000 {
+			x.Move("ns", "s-a", "s", "s")
+		}
+	}()
+	for {
+		if got := x.Of("ns", "s"); len(got) != 1 {
+			t.Fatal("it was gone for a moment")
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}
+
 func TestSlices(t *testing.T) {
 	var x Slices
 	x.Note("ns", "s", "s-b")
@@ -379,10 +402,15 @@ func TestSlices(t *testing.T) {
 	if got := x.Of("ns", "s"); !slices.Equal(got, []string{"s-a", "s-b"}) {
 		t.Error(got)
 	}
-	x.Drop("ns", "s", "s-a")
-	x.Drop("ns", "s", "s-b")
-	x.Drop("ns", "s", "s-b")
-	x.Drop("other", "s", "s-c")
+	x.Move("ns", "s-a", "s", "s")
+	x.Move("ns", "s-b", "s", "t")
+	if s, t2 := x.Of("ns", "s"), x.Of("ns", "t"); !slices.Equal(s, []string{"s-a"}) || !slices.Equal(t2, []string{"s-b"}) {
+		t.Error(s, t2)
+	}
+	x.Move("ns", "s-a", "s", "")
+	x.Move("ns", "s-b", "t", "")
+	x.Move("ns", "s-b", "t", "")
+	x.Move("other", "s-c", "s", "")
 	if len(x.services) != 0 {
 		t.Error(x.services)
 	}

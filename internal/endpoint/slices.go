@@ -16,10 +16,23 @@ type Slices struct {
 }
 
 // Note files a slice under its Service. Who writes a slice notes it at once, so as to find it whatever the watch has told by then.
-func (x *Slices) Note(namespace, service, slice string) {
+func (x *Slices) Note(namespace, service, slice string) { x.Move(namespace, slice, "", service) }
+
+// Move files a slice under the Service that it is of now, instead of the one that it was of; empty: none. One that stays is there at every moment.
+func (x *Slices) Move(namespace, slice, was, is string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	key := types.NamespacedName{Namespace: namespace, Name: service}
+	if was != "" && was != is {
+		key := types.NamespacedName{Namespace: namespace, Name: was}
+		delete(x.services[key], slice)
+		if len(x.services[key]) == 0 {
+			delete(x.services, key)
+		}
+	}
+	if is == "" {
+		return
+	}
+	key := types.NamespacedName{Namespace: namespace, Name: is}
 	if x.services == nil {
 		x.services = map[types.NamespacedName]map[string]struct{}{}
 	}
@@ -27,17 +40,6 @@ func (x *Slices) Note(namespace, service, slice string) {
 		x.services[key] = map[string]struct{}{}
 	}
 	x.services[key][slice] = struct{}{}
-}
-
-// Drop takes a slice out that is gone, or belongs to another Service now.
-func (x *Slices) Drop(namespace, service, slice string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	key := types.NamespacedName{Namespace: namespace, Name: service}
-	delete(x.services[key], slice)
-	if len(x.services[key]) == 0 {
-		delete(x.services, key)
-	}
 }
 
 // Of names the slices of a Service, sorted.

@@ -92,21 +92,19 @@ func (b *backends) nodeChanged(ch change, mark func(loop.Key)) {
 
 // sliceChanged files a slice, and marks with each manager the Services that its slice was and is of.
 func (b *backends) sliceChanged(ch change, managers map[string]func(loop.Key)) {
-	for _, o := range []*cache.Object{ch.old, ch.new} {
-		if o == nil {
-			continue
+	var services [2]string
+	for i, o := range []*cache.Object{ch.old, ch.new} {
+		if o != nil {
+			services[i] = o.LabelSet().Get(discovery.LabelServiceName)
 		}
-		service := o.LabelSet().Get(discovery.LabelServiceName)
-		if service == "" {
+	}
+	b.files.Move(ch.key.Namespace, ch.key.Name, services[0], services[1])
+	for i, o := range []*cache.Object{ch.old, ch.new} {
+		if services[i] == "" {
 			continue
-		}
-		if o == ch.old {
-			b.files.Drop(ch.key.Namespace, service, ch.key.Name)
-		} else {
-			b.files.Note(ch.key.Namespace, service, ch.key.Name)
 		}
 		if mark := managers[o.LabelSet().Get(discovery.LabelManagedBy)]; mark != nil {
-			mark(loop.Key{Namespace: ch.key.Namespace, Name: service})
+			mark(loop.Key{Namespace: ch.key.Namespace, Name: services[i]})
 		}
 	}
 }
