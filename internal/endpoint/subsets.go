@@ -5,8 +5,8 @@ package endpoint
 import (
 	"cmp"
 	"crypto/md5"
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,7 +84,9 @@ func pack(addresses map[addressKey]*corev1.EndpointAddress, ports map[portKey]co
 		slices.SortFunc(sorted, func(a, b addressKey) int { return cmp.Or(cmp.Compare(a.ip, b.ip), cmp.Compare(a.uid, b.uid)) })
 		var name strings.Builder
 		for _, a := range sorted {
-			fmt.Fprintf(&name, "%s %s %t\n", a.ip, a.uid, hosts[a])
+			for _, word := range []string{a.ip, " ", string(a.uid), " ", strconv.FormatBool(hosts[a]), "\n"} {
+				name.WriteString(word)
+			}
 		}
 		s := packed[name.String()]
 		if s == nil {

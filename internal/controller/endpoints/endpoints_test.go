@@ -320,3 +320,15 @@ func TestController(t *testing.T) {
 		})
 	}
 }
+
+func BenchmarkOneChangeOf100(b *testing.B) {
+	service, all := newService(), pods(100)
+	current := Decide(service, all, nil).Create
+	all[50] = newPod(50, unready)
+	b.ReportAllocs()
+	for b.Loop() {
+		if p := Decide(service, all, current); p.Update == nil {
+			b.Fatal(p)
+		}
+	}
+}
