@@ -20,7 +20,7 @@ var floors = [][]string{
 	{"cmd/sampan", "cmd/sampan-runtime", "internal/bundle/pack", "hack", "test"},
 	{"internal/clustertest"},
 	{"internal/server", "internal/agent"},
-	{"internal/apiserver", "internal/scheduler", "internal/controller", "internal/podnet", "internal/volume", "internal/probe", "internal/sweep", "internal/preflight", "internal/runtimeproc", "internal/kubeconfig", "internal/bundle", "internal/runtime"},
+	{"internal/apiserver", "internal/scheduler", "internal/controller", "internal/podnet", "internal/proxy", "internal/dns", "internal/volume", "internal/probe", "internal/sweep", "internal/preflight", "internal/runtimeproc", "internal/kubeconfig", "internal/bundle", "internal/runtime"},
 	{"internal/registry", "internal/client", "internal/events"},
 	{"internal/admission"},
 	{"internal/cache"},
@@ -48,7 +48,8 @@ var owners = map[string]string{
 	"github.com/prometheus/client_golang":        "internal",
 	"k8s.io/cri-api":                             "internal/runtime internal/agent cmd/sampan cmd/sampan-runtime",
 	"github.com/tidwall/btree":                   "internal/cache internal/store",
-	"github.com/vishvananda/netlink":             "internal/podnet internal/runtime internal/agent cmd/sampan test",
+	"github.com/vishvananda/netlink":             "internal/podnet internal/proxy internal/runtime internal/agent cmd/sampan test",
+	"github.com/miekg/dns":                       "internal/dns",
 	"github.com/robfig/cron":                     "internal/resource/batch",
 	"github.com/rogpeppe/go-internal/testscript": "internal/clustertest test",
 }
