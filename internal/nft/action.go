@@ -21,6 +21,9 @@ type (
 	Drop struct{}
 	// Reject ends the packet's way and tells its sender: ICMP port unreachable, which a TCP client reads as connection refused.
 	Reject struct{}
+	// Reset ends a TCP connection's way and tells its sender so. The kernel sends as many of these as are asked for; of the messages of Reject it sends
+	// few to each host (net.ipv4.icmp_ratelimit).
+	Reset struct{}
 	// Return goes back to the chain that jumped here.
 	Return struct{}
 	// Jump goes on in another chain, and comes back at its end.
@@ -66,6 +69,10 @@ func (Reject) does(map[string]*nftables.Set) []expr.Any {
 	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}
 }
 
+func (Reset) does(map[string]*nftables.Set) []expr.Any {
+	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
+}
+
 func (Masquerade) does(map[string]*nftables.Set) []expr.Any { return []expr.Any{&expr.Masq{}} }
 
 func (d DNAT) does(map[string]*nftables.Set) []expr.Any {
@@ -84,4 +91,10 @@ func (d DNATWords) does(map[string]*nftables.Set) []expr.Any {
 		family, words = unix.NFPROTO_IPV6, 4
 	}
 	return []expr.Any{&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: word(d.Addr), RegProtoMin: word(d.Addr + words)}}
+}
+
+// Refuse is the rules that refuse what meets the matches: TCP by a reset, all else by a message.
+func Refuse(comment string, matches ...Match) []Rule {
+	tcp := append(append([]Match{}, Of{TCP}), matches...)
+	return []Rule{{If: tcp, Do: Reset{}, Comment: comment}, {If: matches, Do: Reject{}, Comment: comment}}
 }

@@ -24,7 +24,7 @@ type Conn struct {
 // New returns a Conn that has set nothing yet: the first Set of a table replaces whatever the kernel has under its name.
 func New() *Conn { return &Conn{done: remembered{tables: map[string]Table{}}} }
 
-// bufferSize bounds what one transaction may be long; the kernel takes only as much of it as is needed.
+// bufferSize bounds how long one transaction and the answers to it may be; the kernel takes only as much of it as is needed.
 const bufferSize = 64 << 20
 
 // transact sends what fill says as one transaction.
@@ -61,7 +61,7 @@ func (c *Conn) open() error {
 				c.port = name.(*unix.SockaddrNetlink).Pid
 			}
 		})
-		return errors.Join(err, sockErr, conn.SetWriteBuffer(bufferSize))
+		return errors.Join(err, sockErr, conn.SetWriteBuffer(bufferSize), conn.SetReadBuffer(bufferSize))
 	}
 	nl, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(size))
 	if err != nil {

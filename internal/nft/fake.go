@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +20,14 @@ type Fake struct {
 	Rand  func(below uint32) uint32 // for Random; nil: math/rand
 
 	done remembered
+
+	watching sync.Mutex // guards watchers
+	watchers map[int]watcher
+}
+
+type watcher struct {
+	table   string
+	changed func()
 }
 
 // Set implements Kernel.
@@ -42,6 +51,9 @@ func (f *Fake) Replace(ctx context.Context, wanted Table) error { return f.Set(c
 
 // Change implements Kernel.
 func (f *Fake) Change(_ context.Context, c Change) error {
+	if c.Empty() {
+		return nil
+	}
 	f.done.mu.Lock()
 	defer f.done.mu.Unlock()
 	t, known := f.done.tables[c.Table]
@@ -49,33 +61,8 @@ func (f *Fake) Change(_ context.Context, c Change) error {
 		return fmt.Errorf("change nft table %s: %w", c.Table, unix.ENOENT)
 	}
 	t = t.clone()
-	for _, d := range c.Delete {
-		set := t.pointer(d.Set)
-		for _, e := range d.List {
-			i := slices.IndexFunc(set.Elements, func(o Element) bool { return o.Key == e.Key && o.End == e.End })
-			if i < 0 {
-				return fmt.Errorf("change nft table %s: delete from %s: %w", c.Table, d.Set, unix.ENOENT)
-			}
-			set.Elements = slices.Delete(set.Elements, i, i+1)
-		}
-	}
-	t.Sets = append(t.Sets, c.Sets...)
-	t.Chains = append(t.Chains, c.Chains...)
-	for _, more := range c.Rules {
-		i := slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == more.Name })
-		t.Chains[i].Rules = append(t.Chains[i].Rules, more.Rules...)
-	}
-	for _, a := range c.Add {
-		set := t.pointer(a.Set)
-		for _, e := range a.List {
-			i := slices.IndexFunc(set.Elements, func(o Element) bool { return o.Key == e.Key && o.End == e.End })
-			switch {
-			case i < 0:
-				set.Elements = append(set.Elements, e)
-			case set.Elements[i] != e:
-				return fmt.Errorf("change nft table %s: add to %s: %w", c.Table, a.Set, unix.EEXIST)
-			}
-		}
+	if err := t.Apply(c); err != nil {
+		return fmt.Errorf("change nft table %s: %w", c.Table, err)
 	}
 	f.done.tables[c.Table] = t
 	f.Sent++
@@ -91,6 +78,36 @@ func (f *Fake) Remove(_ context.Context, name string) error {
 		f.Sent++
 	}
 	return nil
+}
+
+// Watch implements Kernel.
+func (f *Fake) Watch(ctx context.Context, name string, changed func()) error {
+	f.watching.Lock()
+	if f.watchers == nil {
+		f.watchers = map[int]watcher{}
+	}
+	id := len(f.watchers)
+	f.watchers[id] = watcher{name, changed}
+	f.watching.Unlock()
+	<-ctx.Done()
+	f.watching.Lock()
+	defer f.watching.Unlock()
+	f.watchers[id] = watcher{}
+	return nil
+}
+
+// Disturb empties a table, as somebody else might, and tells those who watch it.
+func (f *Fake) Disturb(name string) {
+	f.done.mu.Lock()
+	f.done.tables[name] = Table{Name: name}
+	f.done.mu.Unlock()
+	f.watching.Lock()
+	defer f.watching.Unlock()
+	for _, w := range f.watchers {
+		if w.table == name {
+			w.changed()
+		}
+	}
 }
 
 // Table returns the table as it was set; its name is empty if there is none.
@@ -198,7 +215,7 @@ func (f *Fake) walk(t Table, c Chain, p *Packet, v *Verdict) walked {
 		case Drop:
 			v.Fate, v.By = "drop", c.Name
 			return ended
-		case Reject:
+		case Reject, Reset:
 			v.Fate, v.By = "reject", c.Name
 			return ended
 		case Return:
@@ -258,6 +275,7 @@ func (m In) meets(p *Packet, _ *Table) bool   { return linkIs(m.Link, p.In) != m
 func (m Out) meets(p *Packet, _ *Table) bool  { return linkIs(m.Link, p.Out) != m.Not }
 
 func (m Port) meets(p *Packet, _ *Table) bool     { return m.Proto == p.Proto && m.Port == p.Port }
+func (m Of) meets(p *Packet, _ *Table) bool       { return m.Proto == p.Proto }
 func (m State) meets(p *Packet, _ *Table) bool    { return m.In&p.State != 0 }
 func (Translated) meets(p *Packet, _ *Table) bool { return p.translated }
 func (m ToICMP) meets(p *Packet, _ *Table) bool   { return p.Proto == ICMP && uint8(p.Port) == m.Type }

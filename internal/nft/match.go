@@ -59,6 +59,9 @@ type Port struct {
 	Port  uint16
 }
 
+// Of matches a protocol.
+type Of struct{ Proto Proto }
+
 // State matches the state of the packet's connection; Translated one whose destination was translated.
 type (
 	State      struct{ In ConnState }
@@ -168,6 +171,13 @@ func (m Port) encode(map[string]*nftables.Set) []expr.Any {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{byte(m.Proto)}},
 		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.BigEndian.PutUint16(m.Port)},
+	}
+}
+
+func (m Of) encode(map[string]*nftables.Set) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{byte(m.Proto)}},
 	}
 }
 

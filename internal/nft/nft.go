@@ -23,6 +23,8 @@ type Kernel interface {
 	Change(ctx context.Context, change Change) error
 	// Remove makes the table of that name not be. It is no error if it was not.
 	Remove(ctx context.Context, name string) error
+	// Watch calls changed whenever somebody else changes the table of that name, and when it may have been so. It returns nil when ctx ends.
+	Watch(ctx context.Context, name string, changed func()) error
 }
 
 // Table is a table of the inet family.

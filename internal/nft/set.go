@@ -2,9 +2,12 @@ package nft
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Set is a named set of elements of one type that rules refer to; with a Data type it is a map from such elements to values.
@@ -103,6 +106,48 @@ type Change struct {
 // Empty says that there is nothing to do.
 func (c Change) Empty() bool {
 	return len(c.Sets)+len(c.Chains)+len(c.Rules)+len(c.Delete)+len(c.Add) == 0
+}
+
+// Apply takes a step with a table that is a plain value: what Kernel.Change does with one in the kernel.
+func (t *Table) Apply(c Change) error {
+	for _, d := range c.Delete {
+		set := t.pointer(d.Set)
+		gone := make(map[[2]Bytes]bool, len(d.List))
+		for _, e := range d.List {
+			gone[[2]Bytes{e.Key, e.End}] = true
+		}
+		set.Elements = slices.DeleteFunc(set.Elements, func(e Element) bool {
+			k := [2]Bytes{e.Key, e.End}
+			found := gone[k]
+			delete(gone, k)
+			return found
+		})
+		if len(gone) > 0 {
+			return fmt.Errorf("delete from %s: %w", d.Set, unix.ENOENT)
+		}
+	}
+	t.Sets = append(t.Sets, c.Sets...)
+	t.Chains = append(t.Chains, c.Chains...)
+	for _, more := range c.Rules {
+		chain := &t.Chains[slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == more.Name })]
+		chain.Rules = append(chain.Rules, more.Rules...)
+	}
+	for _, a := range c.Add {
+		set := t.pointer(a.Set)
+		there := make(map[[2]Bytes]Element, len(set.Elements))
+		for _, e := range set.Elements {
+			there[[2]Bytes{e.Key, e.End}] = e
+		}
+		for _, e := range a.List {
+			switch old, known := there[[2]Bytes{e.Key, e.End}]; {
+			case !known:
+				set.Elements = append(set.Elements, e)
+			case old != e:
+				return fmt.Errorf("add to %s: %w", a.Set, unix.EEXIST)
+			}
+		}
+	}
+	return nil
 }
 
 func (s Set) sameType(o Set) bool {

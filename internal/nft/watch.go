@@ -14,8 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch calls changed whenever somebody else than this Conn changes the table of that name, until ctx ends. Where news were lost because there were too
-// many, it calls as well. It returns nil when ctx ends.
+// Watch implements Kernel.
 func (c *Conn) Watch(ctx context.Context, table string, changed func()) error {
 	own, err := c.ownPort()
 	if err != nil {

@@ -147,10 +147,14 @@ func raise(c Config, bridge netlink.Link) error {
 }
 
 func sysctls(c Config) error {
-	// Answers of a pod to a translated packet come back by the bridge: loose reverse-path filtering lets them.
+	// Answers of a pod to a translated packet come back by the bridge: loose reverse-path filtering lets them. With route_localnet, programs of the node
+	// reach node ports by localhost; that it opens the node's loopback addresses to pods is undone by the rule in "loopback", which sees packets before their
+	// addresses are translated back, and was set before this.
 	return errors.Join(
 		sysctl("net/ipv4/ip_forward", "1"),
 		sysctl("net/ipv4/conf/"+c.Bridge()+"/rp_filter", "2"),
+		sysctl("net/ipv4/conf/"+c.Bridge()+"/route_localnet", "1"),
+		sysctl("net/ipv4/conf/"+c.Bridge()+"/send_redirects", "0"),
 		sysctl("net/ipv6/conf/"+c.Bridge()+"/disable_ipv6", "1"),
 	)
 }

@@ -3,15 +3,17 @@
 // It owns the bridge, its address, two routes and one nftables table, all named after the instance; it watches nothing.
 // Always: both address ranges are closed before any address of them is in use, so that a packet for an address that is not there
 // dies on this machine and never leaves by the default route. Up is safe to repeat; Down removes every trace. IP forwarding is
-// turned on and left on, since others may have come to rely on it; route_localnet is never touched.
+// turned on and left on, since others may have come to rely on it; route_localnet is turned on for the bridge alone, whose packets to loopback addresses are dropped.
 package podnet
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	"sampan.dev/internal/nft"
 )
@@ -113,8 +115,30 @@ func (n *Network) up(ctx context.Context) error {
 	return sysctls(n.cfg)
 }
 
-// SetHostPorts makes the host ports of one pod be as given; none removes them. Ports of 127.0.0.1 are not served: that would
-// need route_localnet, which opens the node's own loopback services to its pods.
+// Run puts the rules right when somebody else changes them, until ctx ends. The network stays as it is then.
+func (n *Network) Run(ctx context.Context, log *slog.Logger) error {
+	for ctx.Err() == nil {
+		err := n.cfg.Kernel.Watch(ctx, n.cfg.Table(), func() {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if err := n.cfg.Kernel.Replace(ctx, n.table()); err != nil && ctx.Err() == nil {
+				log.Error("set the rules of the pod network anew, which somebody else has changed", "error", err)
+				return
+			}
+			log.Warn("somebody else has changed the rules of the pod network; they are made anew", "table", n.cfg.Table())
+		})
+		if err != nil && ctx.Err() == nil {
+			log.Warn("watch the rules of the pod network", "error", err)
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	}
+	return nil
+}
+
+// SetHostPorts makes the host ports of one pod be as given; none removes them.
 func (n *Network) SetHostPorts(ctx context.Context, pod string, ports []HostPort) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

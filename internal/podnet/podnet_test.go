@@ -62,10 +62,12 @@ func TestWherePacketsGo(t *testing.T) {
 			nft.Packet{In: bridge, Out: bridge, From: addr("10.244.0.5"), To: node, Proto: nft.TCP, Port: 8080},
 			nft.Verdict{Fate: "accept", By: "masquerade", Masquerade: true, To: addr("10.244.0.5"), Port: 80},
 		},
-		"from the node to its loopback the host port is not served": {
-			nft.Packet{Out: "lo", From: addr("127.0.0.1"), To: addr("127.0.0.1"), Proto: nft.TCP, Port: 8080},
-			nft.Verdict{Fate: "accept"},
+		"from the node to its loopback it reaches the pod, with another address": {
+			nft.Packet{Out: bridge, From: addr("127.0.0.1"), To: addr("127.0.0.1"), Proto: nft.TCP, Port: 8080},
+			nft.Verdict{Fate: "accept", By: "masquerade", Masquerade: true, To: addr("10.244.0.5"), Port: 80},
 		},
+		"from a pod to the node's loopback it is dropped": {nft.Packet{In: bridge, From: addr("10.244.0.5"), To: addr("127.0.0.1"), Proto: nft.TCP, Port: 80}, nft.Verdict{Fate: "drop", By: "loopback"}},
+		"from the node no pod hears of a shorter way":     {nft.Packet{Out: bridge, From: addr("10.244.0.1"), To: addr("10.244.0.5"), Proto: nft.ICMP, Port: redirect}, nft.Verdict{Fate: "drop", By: "output"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := fake.Trace(c.packet)

@@ -8,7 +8,14 @@ import (
 	"sampan.dev/internal/nft"
 )
 
-var multicast = netip.MustParsePrefix("224.0.0.0/4")
+var (
+	multicast = netip.MustParsePrefix("224.0.0.0/4")
+	loopback  = netip.MustParsePrefix("127.0.0.0/8")
+)
+
+// redirect is the ICMP message that tells a host of a shorter way (RFC 792). Pods that took it would answer each other past this node, where addresses are
+// translated and policies hold.
+const redirect = 5
 
 // table is all rules of the node's pod network, as a value.
 //
@@ -18,14 +25,18 @@ var multicast = netip.MustParsePrefix("224.0.0.0/4")
 func (n *Network) table() nft.Table {
 	c := n.cfg
 	bridge := c.Bridge()
-	unowned := nft.Rule{If: []nft.Match{nft.To{Prefix: c.Service}}, Do: nft.Reject{}, Comment: "no Service owns this address"}
+	unowned := nft.Refuse("no Service owns this address", nft.To{Prefix: c.Service})
 	t := nft.Table{Name: c.Table(), Chains: []nft.Chain{
-		{Name: "forward", Base: &nft.Base{Hook: nft.Forward, Priority: nft.PriorityFilter}, Rules: []nft.Rule{
-			unowned,
-			{If: []nft.Match{nft.In{Link: bridge}}, Do: nft.Accept{}, Comment: "from pods"},
-			{If: []nft.Match{nft.Out{Link: bridge}}, Do: nft.Accept{}, Comment: "to pods"},
+		{Name: "loopback", Base: &nft.Base{Hook: nft.Prerouting, Priority: nft.PriorityRaw}, Rules: []nft.Rule{
+			{If: []nft.Match{nft.In{Link: bridge}, nft.To{Prefix: loopback}}, Do: nft.Drop{}, Comment: "pods do not reach the node's loopback"},
 		}},
-		{Name: "output", Base: &nft.Base{Hook: nft.Output, Priority: nft.PriorityFilter}, Rules: []nft.Rule{unowned}},
+		{Name: "forward", Base: &nft.Base{Hook: nft.Forward, Priority: nft.PriorityFilter}, Rules: append(unowned[:2:2],
+			nft.Rule{If: []nft.Match{nft.In{Link: bridge}}, Do: nft.Accept{}, Comment: "from pods"},
+			nft.Rule{If: []nft.Match{nft.Out{Link: bridge}}, Do: nft.Accept{}, Comment: "to pods"},
+		)},
+		{Name: "output", Base: &nft.Base{Hook: nft.Output, Priority: nft.PriorityFilter}, Rules: append(unowned[:2:2],
+			nft.Rule{If: []nft.Match{nft.Out{Link: bridge}, nft.ToICMP{Type: redirect}}, Do: nft.Drop{}, Comment: "pods reach each other by this node"},
+		)},
 		{Name: "masquerade", Base: &nft.Base{Kind: nft.NAT, Hook: nft.Postrouting, Priority: nft.PrioritySrcNAT}, Rules: []nft.Rule{
 			{If: []nft.Match{nft.To{Prefix: multicast}}, Do: nft.Return{}},
 			{
@@ -54,11 +65,8 @@ func (n *Network) publish(t *nft.Table, ports []HostPort) {
 		hairpin = append(hairpin, nft.Rule{If: []nft.Match{nft.From{Prefix: self}, nft.To{Prefix: self}}, Do: nft.Masquerade{}, Comment: "a pod to its own host port"})
 	}
 	hairpin = slices.CompactFunc(hairpin, func(a, b nft.Rule) bool { return slices.Equal(a.If, b.If) })
-	loopback := netip.MustParsePrefix("127.0.0.0/8")
-	toPorts := []nft.Rule{
-		{If: []nft.Match{nft.To{Prefix: loopback}}, Do: nft.Return{}},
-		{If: []nft.Match{nft.ToLocal{}}, Do: nft.Jump{Chain: "hostports"}},
-	}
+	toPorts := []nft.Rule{{If: []nft.Match{nft.ToLocal{}}, Do: nft.Jump{Chain: "hostports"}}}
+	hairpin = append(hairpin, nft.Rule{If: []nft.Match{nft.From{Prefix: loopback}, nft.Out{Link: n.cfg.Bridge()}}, Do: nft.Masquerade{}, Comment: "localhost to a host port"})
 	masquerade := slices.IndexFunc(t.Chains, func(c nft.Chain) bool { return c.Name == "masquerade" })
 	t.Chains[masquerade].Rules = append(hairpin, t.Chains[masquerade].Rules...)
 	t.Chains = append([]nft.Chain{

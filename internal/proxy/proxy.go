@@ -1,0 +1,274 @@
+// Package proxy makes Services reachable on one node: it turns Services and their EndpointSlices into one nftables table.
+//
+// It watches Services and EndpointSlices and writes the table, and only that. Each change goes to the kernel by itself, at once, and as nothing but
+// what it changes: its cost does not grow with the number of Services. What arrives while a step is under way goes together in the next one.
+// Always: the table is what the Services and slices ask for, whoever else writes into it; connections that exist are not touched, but those of UDP whose end has
+// gone, since they have no other end than being forgotten.
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+
+	"sampan.dev/internal/loop"
+	"sampan.dev/internal/nft"
+)
+
+// View is what the proxy reads. Objects are shared and never changed.
+type View interface {
+	// Ready is closed once the view holds what the API holds.
+	Ready() <-chan struct{}
+	// Services names all Services.
+	Services() []loop.Key
+	// Service returns a Service with its EndpointSlices; nil if it is not there.
+	Service(namespace, name string) (*corev1.Service, []*discovery.EndpointSlice)
+	// Zone is the node's topology.kubernetes.io/zone.
+	Zone() string
+	// OnService calls when a Service or one of its EndpointSlices has changed, and OnZone when the node's zone has. What they call only marks. They are
+	// called once, before the view is run.
+	OnService(func(namespace, name string))
+	OnZone(func())
+}
+
+// Connections is the kernel's memory of connections.
+type Connections interface {
+	// Forget drops what is remembered of UDP to a front: of the connections that were sent to an end or, if that is not valid, of those that were not
+	// translated.
+	Forget(front Front, end netip.Addr) error
+}
+
+// Config is what a proxy works with. Fields without a default named are required.
+type Config struct {
+	Node        string
+	Network     Network
+	View        View
+	Kernel      nft.Kernel
+	Connections Connections // nil: nothing is forgotten
+	Health      Health      // nil: nobody can ask
+	Log         *slog.Logger
+}
+
+// Health answers load balancers that ask on a port whether a Service has ends on this node.
+type Health interface {
+	// Set says it for one Service; port 0 ends it.
+	Set(service loop.Key, port uint16, ends int)
+}
+
+// Proxy keeps the table.
+type Proxy struct {
+	cfg Config
+	log *slog.Logger
+
+	wake chan struct{} // holds one value when there is something to do
+
+	mu    sync.Mutex // guards the fields below
+	dirty map[loop.Key]bool
+	all   bool // the table has to be made anew
+	to    map[netip.Addr]bool
+
+	program *program // of Run alone
+}
+
+// New returns a proxy that does nothing yet.
+func New(cfg Config) *Proxy {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Proxy{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), dirty: map[loop.Key]bool{}, to: map[netip.Addr]bool{}, program: newProgram(cfg.Network)}
+	cfg.View.OnService(func(namespace, name string) { p.mark(loop.Key{Namespace: namespace, Name: name}) })
+	cfg.View.OnZone(p.markAll)
+	return p
+}
+
+func (p *Proxy) mark(keys ...loop.Key) {
+	p.mu.Lock()
+	for _, k := range keys {
+		p.dirty[k] = true
+	}
+	p.mu.Unlock()
+	p.poke()
+}
+
+func (p *Proxy) markAll() { p.mark(p.cfg.View.Services()...) }
+
+// Rebuild has the whole table sent, whatever the kernel holds.
+func (p *Proxy) Rebuild() {
+	p.mu.Lock()
+	p.all = true
+	p.mu.Unlock()
+	p.poke()
+}
+
+func (p *Proxy) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Sends reports whether packets for some Service go to that address.
+func (p *Proxy) Sends(to netip.Addr) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.to[to]
+}
+
+// Run keeps the table until ctx ends, and leaves it as it is then: pods and their connections go on.
+func (p *Proxy) Run(ctx context.Context) error {
+	select {
+	case <-p.cfg.View.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	p.markAll()
+	p.Rebuild()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.watch(ctx) })
+	g.Go(func() error {
+		p.loop(ctx)
+		return nil
+	})
+	return g.Wait()
+}
+
+// watch puts right what others do to the table.
+func (p *Proxy) watch(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := p.cfg.Kernel.Watch(ctx, p.cfg.Network.Table, func() {
+			p.log.Warn("somebody else has changed the rules of Services; they are made anew", "table", p.cfg.Network.Table)
+			p.Rebuild()
+		})
+		if err != nil && ctx.Err() == nil {
+			p.log.Warn("watch rules of Services", "error", err)
+			pause(ctx, time.Second)
+			p.Rebuild() // what happened meanwhile is not known
+		}
+	}
+	return nil
+}
+
+// Bounds of one step and of what is waited for after one that failed.
+const (
+	mostServices = 1000 // so that what comes in a flood does not make others wait for all of it
+	leastPause   = 100 * time.Millisecond
+	mostPause    = 10 * time.Second
+)
+
+func (p *Proxy) loop(ctx context.Context) {
+	wait := leastPause
+	for {
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			return
+		}
+		for ctx.Err() == nil {
+			keys, all := p.take()
+			if len(keys) == 0 && !all {
+				break
+			}
+			if err := p.step(ctx, keys, all); err != nil {
+				p.log.Error("set rules of Services", "error", err, "again in", wait)
+				pause(ctx, wait)
+				wait = min(2*wait, mostPause)
+				p.Rebuild()
+				continue
+			}
+			wait = leastPause
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// take is what is to be done next. All of it when the table is made anew, so that it is whole from the first moment.
+func (p *Proxy) take() (keys []loop.Key, all bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all, p.all = p.all, false
+	for k := range p.dirty {
+		if len(keys) == mostServices && !all {
+			p.poke()
+			break
+		}
+		keys = append(keys, k)
+		delete(p.dirty, k)
+	}
+	return keys, all
+}
+
+func (p *Proxy) step(ctx context.Context, keys []loop.Key, all bool) error {
+	at := Where{Node: p.cfg.Node, Zone: p.cfg.View.Zone()}
+	plans := make(map[loop.Key]Plan, len(keys))
+	for _, k := range keys {
+		service, slices := p.cfg.View.Service(k.Namespace, k.Name)
+		plans[k] = Decide(service, slices, at)
+	}
+	change, again, stale := p.program.set(plans)
+	if len(again) > 0 {
+		p.mark(again...)
+	}
+	err := p.send(ctx, change, all)
+	if err != nil {
+		return err
+	}
+	p.publish()
+	for k, plan := range plans {
+		if p.cfg.Health != nil {
+			p.cfg.Health.Set(k, plan.HealthPort, plan.Healthy)
+		}
+	}
+	p.forget(stale)
+	return nil
+}
+
+func (p *Proxy) send(ctx context.Context, change nft.Change, all bool) error {
+	if !all {
+		return p.cfg.Kernel.Change(ctx, change)
+	}
+	table, err := p.program.table()
+	if err != nil {
+		return fmt.Errorf("make the table of Services: %w", err)
+	}
+	return p.cfg.Kernel.Replace(ctx, table)
+}
+
+// publish tells others where packets go now.
+func (p *Proxy) publish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for a := range p.program.changed {
+		if p.program.to[a] > 0 {
+			p.to[a] = true
+		} else {
+			delete(p.to, a)
+		}
+	}
+	clear(p.program.changed)
+}
+
+func (p *Proxy) forget(stale []gone) {
+	if p.cfg.Connections == nil {
+		return
+	}
+	for _, s := range stale {
+		if err := p.cfg.Connections.Forget(s.front, s.end); err != nil {
+			p.log.Warn("forget connections of an endpoint that has gone", "front", s.front.String(), "endpoint", s.end, "error", err)
+		}
+	}
+}
