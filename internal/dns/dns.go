@@ -116,7 +116,7 @@ func (s *Server) Serve(ctx context.Context, udp net.PacketConn, tcp net.Listener
 // ended turns the end of a loop into what Serve returns: nothing if it was asked to stop.
 func ended(ctx context.Context, err error, proto string, addr net.Addr) error {
 	if ctx.Err() != nil {
-		return nil //nolint:nilerr // the socket was closed because of ctx
+		return nil // the socket was closed because of ctx
 	}
 	return fmt.Errorf("serve DNS by %s at %s: %w", proto, addr, err)
 }

@@ -54,6 +54,7 @@ func cluster(t testing.TB, change func(*Config)) *Server {
 	for name, to := range map[string]string{
 		"inner": "web.default.svc.cluster.local", "twice": "inner.default.svc.cluster.local.", "nowhere": "none.default.svc.cluster.local",
 		"ring": "rang.default.svc.cluster.local", "rang": "ring.default.svc.cluster.local", "number": "192.0.2.1", "outer": "www.example.com",
+		"back": "1.0.96.10.in-addr.arpa", "aback": "8.0.96.10.in-addr.arpa",
 		"chain": "outer.default.svc.cluster.local",
 	} {
 		svc := service4(name, "")

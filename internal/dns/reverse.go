@@ -11,7 +11,7 @@ var (
 )
 
 // reverse reads the reverse name of an address, or of a part of one. ok says that it is answered here: because it lies in a range of the
-// cluster, whose name then begins at zone in the packet, or because a Service has an endpoint there. A full name without valid ip is
+// cluster, whose name then begins at zone in the packet, or because a Service has an endpoint there (zone is then 0: the name is its own). A full name without valid ip is
 // of nothing: it stands beside or below all addresses.
 func (s *Server) reverse(q *query) (zone int, ip netip.Addr, full, ok bool) {
 	name := q.name[:q.nameSize]
@@ -61,11 +61,8 @@ func (s *Server) reverse(q *query) (zone int, ip netip.Addr, full, ok bool) {
 	return 0, ip, false, false
 }
 
-// lookupReverse answers about an address; full says that it is a whole one.
+// lookupReverse answers about an address, whose zone begins at an offset of the packet; full says that it is a whole one.
 func (s *Server) lookupReverse(q *query, r *reply, zone int, ip netip.Addr, full bool) where {
-	if zone == 0 {
-		zone = headerSize // only one name of a foreign range is answered here: it is its own zone
-	}
 	if !full {
 		r.no(rcodeSuccess, zone) // there may be addresses below it
 		return here

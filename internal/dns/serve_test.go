@@ -11,8 +11,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	upstream "github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // serving serves on loopback, at one port by UDP and TCP; stop waits until nothing of it runs.
@@ -52,7 +55,7 @@ func TestQuestionsByUDPAndTCP(t *testing.T) {
 	crowd(t, s, 500)
 	udp, tcp, stop := serving(t, s)
 	for _, network := range []string{"udp", "tcp"} {
-		c := upstream.Client{Net: network}
+		c := upstream.Client{Net: network, Timeout: time.Minute}
 		for range 50 {
 			got, _, err := c.Exchange(question("web.default.svc.cluster.local", "A"), map[string]string{"udp": udp, "tcp": tcp}[network])
 			if err != nil || said(got) != "NOERROR web.default.svc.cluster.local. A 10.96.0.1" {
@@ -195,7 +198,7 @@ func TestAServerThatLeadsBackIsGivenUp(t *testing.T) {
 			first := ap
 			if !direct {
 				first = another(t, func(m *upstream.Msg) *upstream.Msg {
-					a, _, err := new(upstream.Client).Exchange(m, ap.String())
+					a, _, err := (&upstream.Client{Timeout: time.Minute}).Exchange(m, ap.String())
 					if err != nil {
 						return nil
 					}
@@ -208,7 +211,7 @@ func TestAServerThatLeadsBackIsGivenUp(t *testing.T) {
 			})
 			serveOn(t, s, own, nil)
 			for _, name := range []string{"www.example.com.", "www.example.org."} {
-				got, _, err := new(upstream.Client).Exchange(question(name, "A"), ap.String())
+				got, _, err := (&upstream.Client{Timeout: time.Minute}).Exchange(question(name, "A"), ap.String())
 				if err != nil || brief(got) != "NOERROR; "+name+" 60 IN A 192.0.2.1" {
 					t.Errorf("%v, %v", got, err)
 				}
@@ -298,5 +301,134 @@ func TestConnectionsAreBounded(t *testing.T) {
 	}
 	if err := ask(open[0]); err != nil {
 		t.Errorf("the others suffer: %v", err)
+	}
+}
+
+func TestAConnectionEndsWhereItsAskerIsSilentOrDoesNotListen(t *testing.T) {
+	packet, err := question("web.default.svc.cluster.local", "A").Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	packet = append(binary.BigEndian.AppendUint16(nil, uint16(len(packet))), packet...)
+	for name, c := range map[string]struct {
+		send []byte
+		ends time.Duration
+	}{
+		"silence":                     {nil, idle},
+		"half a question":             {packet[:9], idle},
+		"an answer that nobody takes": {packet, writing + idle}, // the write fails, then nothing more comes
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := cluster(t, nil)
+				near, far := net.Pipe()
+				start := time.Now()
+				ended := make(chan time.Duration)
+				go func() {
+					s.serveConn(t.Context(), near, &flights{ctx: t.Context()})
+					ended <- time.Since(start)
+				}()
+				if _, err := far.Write(c.send); err != nil {
+					t.Fatal(err)
+				}
+				if took := <-ended; took > c.ends {
+					t.Errorf("ended after %v", took)
+				}
+			})
+		})
+	}
+}
+
+func TestWhatIsToldWhileQuestionsCome(t *testing.T) {
+	s := cluster(t, nil)
+	udp, _, _ := serving(t, s)
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	all.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			s.SetService(service4("new", []string{"10.96.9.9", "None"}[i%2]))
+			s.SetSlice(slice4("new-a", "new", endpointOf("10.244.9.1", "x", nil), endpointOf("10.244.9.2", "", nil)))
+			s.SetNamespace("other", i%3 == 0)
+			if i%5 == 0 {
+				s.DeleteService("default", "new")
+				s.DeleteSlice("default", "new-a")
+			}
+		}
+	})
+	conn, err := upstream.Dial("udp", udp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	for i := range 2000 {
+		name := []string{"new.default.svc.cluster.local", "x.new.default.svc.cluster.local", "1.9.244.10.in-addr.arpa", "9.9.96.10.in-addr.arpa"}[i%4]
+		if err := conn.WriteMsg(question(name, []string{"A", "SRV", "PTR"}[i%3])); err != nil {
+			t.Fatal(err)
+		}
+		got, err := conn.ReadMsg()
+		if err != nil || got.Rcode != upstream.RcodeSuccess && got.Rcode != upstream.RcodeNameError || strings.Contains(said(got), "BAD") {
+			t.Fatalf("%v, %v", got, err)
+		}
+	}
+	close(stop)
+	all.Wait()
+	s.SetService(service4("sure", "10.96.9.10"))
+	if err := conn.WriteMsg(question("sure.default.svc.cluster.local", "A")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := conn.ReadMsg(); err != nil || len(got.Answer) != 1 {
+		t.Errorf("told and not known: %v, %v", got, err)
+	}
+}
+
+func TestServingByIPv6(t *testing.T) {
+	u, err := net.ListenPacket("udp", "[::1]:0")
+	if err != nil {
+		t.Skip("no IPv6 here: ", err)
+	}
+	s := cluster(t, nil)
+	serveOn(t, s, u, nil)
+	got, _, err := (&upstream.Client{Timeout: time.Minute}).Exchange(question("ns.dns.cluster.local", "AAAA"), u.LocalAddr().String())
+	if err != nil || said(got) != "NOERROR ns.dns.cluster.local. AAAA ::1" {
+		t.Errorf("%s, %v", said(got), err)
+	}
+}
+
+func TestWhatIsCounted(t *testing.T) {
+	far := another(t, func(m *upstream.Msg) *upstream.Msg { return hosts("", m)[0] })
+	s := cluster(t, func(c *Config) { c.Dial, c.Upstreams = nil, []netip.AddrPort{far} })
+	for name, times := range map[string]int{"web.default.svc.cluster.local": 3, "none.cluster.local": 2, "www.example.com": 4, "no.example.com": 1} {
+		for range times {
+			asked(t, s, question(name, "A"), false)
+		}
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(s)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			got[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	for name, want := range map[string]float64{
+		"sampan_dns_responses_total NOERROR": 7, "sampan_dns_responses_total NXDOMAIN": 3, "sampan_dns_forwards_total": 2,
+		"sampan_dns_cache_hits_total": 3, "sampan_dns_cache_misses_total": 2, "sampan_dns_cache_entries": 2,
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %v, want %v", name, got[name], want)
+		}
 	}
 }

@@ -61,6 +61,8 @@ func TestAnswersOfTheSpecification(t *testing.T) {
 		"even its own":                                              {"outer.default.svc.Z CNAME", "NOERROR outer.default.svc.Z. CNAME www.example.com."},
 		"an ExternalName may lead to another":                       {"twice.default.svc.Z A", "NOERROR inner.default.svc.Z. CNAME web.default.svc.Z., twice.default.svc.Z. CNAME inner.default.svc.Z., web.default.svc.Z. A 10.96.0.1"},
 		"an ExternalName may lead nowhere":                          {"nowhere.default.svc.Z A", "NXDOMAIN nowhere.default.svc.Z. CNAME none.default.svc.Z. | SOA Z."},
+		"an ExternalName may lead to a reverse name":                {"back.default.svc.Z PTR", "NOERROR 1.0.96.10.in-addr.arpa. PTR web.default.svc.Z., back.default.svc.Z. CNAME 1.0.96.10.in-addr.arpa."},
+		"even one of nothing":                                       {"aback.default.svc.Z PTR", "NXDOMAIN aback.default.svc.Z. CNAME 8.0.96.10.in-addr.arpa. | SOA 96.10.in-addr.arpa."},
 		"an address is no ExternalName":                             {"number.default.svc.Z A", none},
 		"a pod's address stands in its name":                        {"10-1-2-3.default.pod.Z A", "NOERROR 10-1-2-3.default.pod.Z. A 10.1.2.3"},
 		"of IPv6 too, which IPv4 has not":                           {"fd00--1.default.pod.Z A", no},
