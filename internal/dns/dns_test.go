@@ -51,6 +51,7 @@ func cluster(t testing.TB, change func(*Config)) *Server {
 	s.SetSlice(slice4("early-a", "early", endpointOf("10.244.0.11", "", new(false))))
 	s.SetSlice(slice4("abroad-a", "abroad", endpointOf("192.0.2.77", "far", nil)))
 	s.SetService(service4("abroad", "None"))
+	s.SetSlice(slice4("web-a", "web", endpointOf("10.244.0.21", "", nil), endpointOf("10.244.0.22", "front", nil), endpointOf("10.244.0.23", "", new(false))))
 	for name, to := range map[string]string{
 		"inner": "web.default.svc.cluster.local", "twice": "inner.default.svc.cluster.local.", "nowhere": "none.default.svc.cluster.local",
 		"ring": "rang.default.svc.cluster.local", "rang": "ring.default.svc.cluster.local", "number": "192.0.2.1", "outer": "www.example.com",

@@ -17,11 +17,11 @@ import (
 type records struct {
 	writing sync.Mutex
 	slices  map[string]*slice // by namespace and name
-	of      map[string]*slice // by service, linked: slices of one Service
 	shared  map[string][]port // by what they say: most Services have the same ports
 
 	mu         sync.RWMutex
 	services   map[string]*service
+	of         map[string]*slice     // by service, linked: slices of one Service
 	namespaces map[string]namespace  // by label
 	byIP       map[[16]byte]string   // to the service of an address
 	alsoByIP   map[[16]byte][]string // to the others, where an address has several

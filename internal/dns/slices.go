@@ -3,6 +3,7 @@ package dns
 import (
 	"bytes"
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -41,8 +42,11 @@ func (r *records) SetSlice(es *discovery.EndpointSlice) {
 		was = nil
 	}
 	r.unlink(was)
+	r.slices[id] = s
+	r.mu.Lock()
 	s.next = r.of[s.service]
-	r.of[s.service], r.slices[id] = s, s
+	r.of[s.service] = s
+	r.mu.Unlock()
 	r.endpointsChanged(s.service)
 }
 
@@ -68,6 +72,8 @@ func (r *records) unlink(s *slice) {
 	if s == nil {
 		return
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	head := r.of[s.service]
 	if head == s {
 		if s.next == nil {
@@ -97,30 +103,11 @@ func (r *records) endpointsChanged(key string) {
 // gather fills in the endpoints of a headless Service.
 func (r *records) gather(s *service) {
 	for sl := r.of[s.key]; sl != nil; sl = sl.next {
-		size := 4
-		if sl.v6 {
-			size = 16
-		}
-		for i := range len(sl.addrs) / size {
-			if sl.notReady != nil && sl.notReady[i] && !s.all {
-				continue
-			}
-			e := endpoint{v6: sl.v6, ports: sl.ports}
-			raw := sl.addrs[i*size : (i+1)*size]
-			e.addr = as16(raw)
-			if sl.hosts != nil {
-				e.host = sl.hosts[i]
-			}
+		for e := range sl.endpoints(s.all) {
 			s.endpoints = append(s.endpoints, e)
 		}
 	}
-	slices.SortFunc(s.endpoints, func(a, b endpoint) int {
-		return cmp.Or(cmp.Compare(a.host, b.host), bytes.Compare(a.addr[:], b.addr[:]))
-	})
-	// One endpoint can be in two slices while it moves from one to the other.
-	s.endpoints = slices.Clip(slices.CompactFunc(s.endpoints, func(a, b endpoint) bool {
-		return a.host == b.host && a.addr == b.addr && slices.Equal(a.ports, b.ports)
-	}))
+	s.endpoints = slices.Clip(sorted(s.endpoints))
 	for i := range s.endpoints {
 		e := &s.endpoints[i]
 		if e.v6 {
@@ -130,6 +117,58 @@ func (r *records) gather(s *service) {
 		}
 	}
 	s.v4, s.v6 = unique(s.v4, 4), unique(s.v6, 16)
+}
+
+// endpointsOf gives the endpoints of a Service that a label stands for. A headless Service has them sorted; in the slices of another they
+// are looked for one by one, since hardly anybody asks for them.
+func (r *records) endpointsOf(svc *service, label []byte) (found []endpoint) {
+	if svc.headless {
+		return svc.hosts(label)
+	}
+	ip, isIP := dashed(label)
+	want := ip.As16()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for sl := r.of[svc.key]; sl != nil; sl = sl.next {
+		for e := range sl.endpoints(svc.all) {
+			if e.host == string(label) || isIP && e.host == "" && e.addr == want {
+				found = append(found, e)
+			}
+		}
+	}
+	return sorted(found)
+}
+
+// endpoints gives the ready endpoints, or all.
+func (s *slice) endpoints(all bool) iter.Seq[endpoint] {
+	return func(yield func(endpoint) bool) {
+		size := 4
+		if s.v6 {
+			size = 16
+		}
+		for i := range len(s.addrs) / size {
+			if s.notReady != nil && s.notReady[i] && !all {
+				continue
+			}
+			e := endpoint{v6: s.v6, ports: s.ports, addr: as16(s.addrs[i*size : (i+1)*size])}
+			if s.hosts != nil {
+				e.host = s.hosts[i]
+			}
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// sorted puts endpoints in their order, each once: one can be in two slices while it moves from one to the other.
+func sorted(endpoints []endpoint) []endpoint {
+	slices.SortFunc(endpoints, func(a, b endpoint) int {
+		return cmp.Or(cmp.Compare(a.host, b.host), bytes.Compare(a.addr[:], b.addr[:]))
+	})
+	return slices.CompactFunc(endpoints, func(a, b endpoint) bool {
+		return a.host == b.host && a.addr == b.addr && slices.Equal(a.ports, b.ports)
+	})
 }
 
 func newSlice(es *discovery.EndpointSlice) *slice {

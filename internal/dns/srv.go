@@ -3,7 +3,7 @@ package dns
 import "math/rand/v2"
 
 // serve answers with the ports of a name and protocol, or with all if that is empty: at the Service, or at each of its endpoints.
-func (s *Server) serve(svc *service, r *reply, zone int, name, proto, host string) {
+func (s *Server) serve(svc *service, r *reply, zone int, name, proto string) {
 	fits := func(p *port) bool { return proto == "" || p.name == name && p.proto == proto }
 	if !svc.headless {
 		count := 0
@@ -18,15 +18,18 @@ func (s *Server) serve(svc *service, r *reply, zone int, name, proto, host strin
 				at = r.srv(weight(count), p.number, nil, []byte(svc.key), s.svcZone)
 			}
 		}
-		if at > 0 {
+		if count == 0 {
+			r.no(rcodeSuccess, zone)
+		} else {
 			also(r, at, svc.v4, svc.v6)
 		}
 		return
 	}
-	endpoints := svc.endpoints
-	if host != "" {
-		endpoints = svc.hosts([]byte(host))
-	}
+	s.serveAt(svc, svc.endpoints, r, zone, fits)
+}
+
+// serveAt answers with the ports of endpoints, and with the endpoints' addresses.
+func (s *Server) serveAt(svc *service, endpoints []endpoint, r *reply, zone int, fits func(*port) bool) {
 	count := 0
 	for i := range endpoints {
 		for j := range endpoints[i].ports {

@@ -183,7 +183,7 @@ func (s *Server) lookupService(q *query, r *reply, n, zone int) *service {
 	case n == 2 && svc.external != nil:
 		return svc
 	case n == 2 && q.qtype == typeSRV: // beyond the specification, as CoreDNS has it: all ports, also those without a name
-		s.serve(svc, r, zone, "", "", "")
+		s.serve(svc, r, zone, "", "")
 	case n == 2:
 		s.addresses(q, r, svc.v4, svc.v6, zone)
 	case n == 3 && q.label(0)[0] == '_':
@@ -193,7 +193,7 @@ func (s *Server) lookupService(q *query, r *reply, n, zone int) *service {
 	case n == 4 && len(q.label(0)) > 1 && q.label(0)[0] == '_' && q.label(1)[0] == '_' && svc.has(string(q.label(0)[1:]), q.label(1)[1:]):
 		switch q.qtype {
 		case typeSRV:
-			s.serve(svc, r, zone, string(q.label(0)[1:]), string(q.label(1)[1:]), "")
+			s.serve(svc, r, zone, string(q.label(0)[1:]), string(q.label(1)[1:]))
 		case typeANY:
 			r.hinfo()
 		default:
@@ -256,15 +256,15 @@ func (svc *service) hosts(label []byte) (found []endpoint) {
 	return all[from:to]
 }
 
-// lookupHost answers for one endpoint of a headless Service.
+// lookupHost answers for one endpoint of a Service; the specification asks for that where it is headless, Kubernetes' documentation everywhere.
 func (s *Server) lookupHost(q *query, r *reply, svc *service, zone int) {
-	found := svc.hosts(q.label(0))
+	found := s.endpointsOf(svc, q.label(0))
 	if len(found) == 0 {
 		r.no(rcodeName, zone)
 		return
 	}
 	if q.qtype == typeSRV {
-		s.serve(svc, r, zone, "", "", string(q.label(0)))
+		s.serveAt(svc, found, r, zone, func(*port) bool { return true })
 		return
 	}
 	var v4, v6 [8 * 16]byte // enough for nearly every endpoint
