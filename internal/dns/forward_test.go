@@ -458,3 +458,50 @@ func TestTooManyQuestionsOnTheirWay(t *testing.T) {
 		}
 	})
 }
+
+func TestAServerThatWasSilentIsAskedLastForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := &other{answer: func(string, *upstream.Msg) []*upstream.Msg { return nil }}
+		good := &other{answer: hosts}
+		s := cluster(t, func(cfg *Config) {
+			cfg.Upstreams = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53"), netip.MustParseAddrPort("192.0.2.2:53")}
+			cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr == "192.0.2.1:53" {
+					return silent.dial(ctx, network, addr)
+				}
+				return good.dial(ctx, network, addr)
+			}
+		})
+		for i, step := range []struct {
+			later time.Duration
+			asked int32
+		}{{0, 1}, {0, 1}, {restAfter - time.Second, 1}, {time.Second, 2}} {
+			time.Sleep(step.later)
+			asked(t, s, question("n"+strconv.Itoa(i)+".org", "AAAA"), false)
+			if n := silent.asked.Load(); n != step.asked {
+				t.Errorf("step %d: the silent one was asked %d times, want %d", i, n, step.asked)
+			}
+		}
+	})
+}
+
+func TestWhoDoesNotAskForProofIsNotToldOfIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := through(t, &other{answer: func(network string, m *upstream.Msg) []*upstream.Msg {
+			a := hosts(network, m)
+			a[0].AuthenticatedData, a[0].Authoritative = true, true
+			return a
+		}})
+		plain, flagged := question("www.com", "A"), question("www.com", "A")
+		flagged.AuthenticatedData = true
+		for i, c := range []struct {
+			m    *upstream.Msg
+			want bool
+		}{{plain, false}, {flagged, true}, {question("www.com", "A").SetEdns0(1232, true), true}} {
+			got := asked(t, s, c.m, false)
+			if got.AuthenticatedData != c.want || got.Authoritative {
+				t.Errorf("case %d: %v", i, got.MsgHdr)
+			}
+		}
+	})
+}

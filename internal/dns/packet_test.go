@@ -26,7 +26,7 @@ func TestTheZonesFirstRecord(t *testing.T) {
 }
 
 func TestPacketsThatAreNoPlainQuestion(t *testing.T) {
-	s := cluster(t, nil)
+	s := cluster(t, nil) // who is asked for outside names is nobody: they fail
 	good, err := question("web.default.svc.cluster.local", "A").Pack()
 	if err != nil {
 		t.Fatal(err)
@@ -52,34 +52,37 @@ func TestPacketsThatAreNoPlainQuestion(t *testing.T) {
 		packet []byte
 		want   string
 	}{
-		"nothing":                           {nil, "nothing"},
-		"a number alone":                    {good[:2], "nothing"},
-		"half a number of flags":            {good[:3], "nothing"},
-		"half a header":                     {good[:8], "FORMERR"},
-		"half a response's header":          {put(2, 0x8000)[:8], "nothing"},
-		"a header alone":                    {good[:12], "FORMERR"},
-		"half a name":                       {good[:20], "FORMERR"},
-		"half a type":                       {good[:len(good)-3], "FORMERR"},
-		"a response":                        {put(2, 0x8180), "nothing"},
-		"another operation":                 {put(2, 0x2900), "NOTIMP"},
-		"a notification":                    {put(2, 4<<11), "NOTIMP"},
-		"no question":                       {put(4, 0), "FORMERR"},
-		"two questions":                     {put(4, 2), "FORMERR"},
-		"an answer in a question":           {put(6, 1), "FORMERR"},
-		"authority in a question":           {put(8, 1), "FORMERR"},
-		"an extension that is not there":    {put(10, 1), "FORMERR"},
-		"a name that points to itself":      {with(func(b []byte) []byte { b[12], b[13] = 0xc0, 12; return b }), "FORMERR"},
-		"a label of a kind that is no more": {with(func(b []byte) []byte { b[12] = 0x41; return b }), "FORMERR"},
-		"a name that is too long":           {append(append(good[:12:12], []byte(strings.Repeat("\x01a", 128))...), 0, 0, 1, 0, 1), "FORMERR"},
-		"a name that is as long as can be":  {append(append(good[:12:12], []byte(strings.Repeat("\x01a", 120)+"\x0dcluster.local")...), 0, 0, 1, 0, 1), "SERVFAIL"},
-		"the class of old machines":         {put(len(good)-2, 3), "REFUSED"},
-		"any class":                         {put(len(good)-2, 255), "REFUSED"},
-		"a transfer":                        {put(len(good)-4, typeAXFR), "REFUSED"},
-		"a small transfer with its state":   {with(func(b []byte) []byte { b[len(b)-3], b[9] = typeIXFR, 1; return b }), "REFUSED"},
-		"a type that is none":               {put(len(good)-4, 0), "FORMERR"},
-		"the extension asked for":           {put(len(good)-4, typeOPT), "FORMERR"},
-		"an operation as type":              {put(len(good)-4, 250), "NOTIMP"},
-		"one extension":                     {edns(1, func(*upstream.OPT) {}), "NOERROR web.default.svc.cluster.local. A 10.96.0.1"},
+		"nothing":                            {nil, "nothing"},
+		"a number alone":                     {good[:2], "nothing"},
+		"half a number of flags":             {good[:3], "nothing"},
+		"half a header":                      {good[:8], "FORMERR"},
+		"half a response's header":           {put(2, 0x8000)[:8], "nothing"},
+		"a header alone":                     {good[:12], "FORMERR"},
+		"half a name":                        {good[:20], "FORMERR"},
+		"half a type":                        {good[:len(good)-3], "FORMERR"},
+		"a response":                         {put(2, 0x8180), "nothing"},
+		"another operation":                  {put(2, 0x2900), "NOTIMP"},
+		"a notification":                     {put(2, 4<<11), "NOTIMP"},
+		"no question":                        {put(4, 0), "FORMERR"},
+		"two questions":                      {put(4, 2), "FORMERR"},
+		"an answer in a question":            {put(6, 1), "FORMERR"},
+		"authority in a question":            {put(8, 1), "FORMERR"},
+		"an extension that is not there":     {put(10, 1), "FORMERR"},
+		"a name that points to itself":       {with(func(b []byte) []byte { b[12], b[13] = 0xc0, 12; return b }), "FORMERR"},
+		"a label of a kind that is no more":  {with(func(b []byte) []byte { b[12] = 0x41; return b }), "FORMERR"},
+		"a name that is too long":            {append(append(good[:12:12], []byte(strings.Repeat("\x01a", 128))...), 0, 0, 1, 0, 1), "FORMERR"},
+		"a name that is as long as can be":   {append(append(good[:12:12], []byte(strings.Repeat("\x01a", 120)+"\x0dcluster.local")...), 0, 0, 1, 0, 1), "SERVFAIL"},
+		"a label that looks like the domain": {append(good[:12:12], "\x09x\x07cluster\x05local\x00\x00\x01\x00\x01"...), "SERVFAIL"},
+		"a longer name with such a label":    {append(good[:12:12], "\x03web\x09x\x07cluster\x05local\x00\x00\x01\x00\x01"...), "SERVFAIL"},
+		"a label that looks like an address": {append(good[:12:12], "\x0212\x0210\x09x\x07in-addr\x04arpa\x00\x00\x0c\x00\x01"...), "SERVFAIL"},
+		"the class of old machines":          {put(len(good)-2, 3), "REFUSED"},
+		"any class":                          {put(len(good)-2, 255), "REFUSED"},
+		"a transfer":                         {put(len(good)-4, typeAXFR), "REFUSED"},
+		"a small transfer with its state":    {with(func(b []byte) []byte { b[len(b)-3], b[9] = typeIXFR, 1; return b }), "REFUSED"},
+		"a type that is none":                {put(len(good)-4, 0), "FORMERR"},
+		"the extension asked for":            {put(len(good)-4, typeOPT), "FORMERR"},
+		"an operation as type":               {put(len(good)-4, 250), "NOTIMP"},
+		"one extension":                      {edns(1, func(*upstream.OPT) {}), "NOERROR web.default.svc.cluster.local. A 10.96.0.1"},
 		"an extension with what nobody asks": {edns(1, func(o *upstream.OPT) {
 			o.Option = []upstream.EDNS0{&upstream.EDNS0_COOKIE{Code: 10, Cookie: "0011223344556677"}}
 		}), "NOERROR web.default.svc.cluster.local. A 10.96.0.1"},

@@ -153,8 +153,14 @@ func (q *query) limit() int {
 
 // under says whether the name is a domain's, which has some labels, or below it.
 func (q *query) under(domain []byte, labels int) bool {
-	return q.labels >= labels && bytes.HasSuffix(q.name[:q.nameSize], domain) &&
-		(q.labels == labels || int(q.off[q.labels-labels]) == q.nameSize-len(domain)) // not the end of some label by chance
+	if q.labels < labels || !bytes.HasSuffix(q.name[:q.nameSize], domain) {
+		return false
+	}
+	at := q.nameSize - 1
+	if labels > 0 {
+		at = int(q.off[q.labels-labels])
+	}
+	return at == q.nameSize-len(domain) // and not within a label that holds any bytes
 }
 
 // label gives a label without its length.

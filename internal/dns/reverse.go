@@ -1,9 +1,6 @@
 package dns
 
-import (
-	"bytes"
-	"net/netip"
-)
+import "net/netip"
 
 var (
 	inAddr = []byte("\x07in-addr\x04arpa\x00")
@@ -14,11 +11,10 @@ var (
 // cluster, whose name then begins at zone in the packet, or because a Service has an endpoint there (zone is then 0: the name is its own). A full name without valid ip is
 // of nothing: it stands beside or below all addresses.
 func (s *Server) reverse(q *query) (zone int, ip netip.Addr, full, ok bool) {
-	name := q.name[:q.nameSize]
 	size, step := 4, 8 // labels of an address, bits of a label
-	if bytes.HasSuffix(name, ip6) {
+	if q.under(ip6, 2) {
 		size, step = 32, 4
-	} else if !bytes.HasSuffix(name, inAddr) {
+	} else if !q.under(inAddr, 2) {
 		return 0, ip, false, false
 	}
 	n, known := q.labels-2, 0
