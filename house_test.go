@@ -22,7 +22,7 @@ var floors = [][]string{
 	{"internal/server", "internal/agent"},
 	{"internal/apiserver", "internal/scheduler", "internal/controller", "internal/podnet", "internal/proxy", "internal/dns", "internal/volume", "internal/probe", "internal/sweep", "internal/preflight", "internal/runtimeproc", "internal/kubeconfig", "internal/bundle", "internal/runtime"},
 	{"internal/registry", "internal/client", "internal/events"},
-	{"internal/admission"},
+	{"internal/admission", "internal/allocate"},
 	{"internal/cache"},
 	{"internal/endpoint"},
 	{"internal/loop", "internal/nft", "internal/store/local", "internal/store/storetest", "internal/resource/kinds", "internal/pki", "internal/instance", "internal/workload", "internal/revision"},

@@ -99,7 +99,7 @@ func TestBadInputIsTheClientsFaultInKubernetesWords(t *testing.T) {
 		{"a field manager that is too long", "POST", podsPath + "?fieldManager=" + strings.Repeat("x", 200), goodPod, "", 422, `fieldManager: Too long: may not be more than 128 bytes`},
 		{"creating at a name", "POST", there, goodPod, "", 405, `create is not supported on resources of kind "pods"`},
 		{"creating without a namespace", "POST", "/api/v1/pods", goodPod, "", 405, `create is not supported on resources of kind "pods"`},
-		{"creating what is read only", "POST", "/api/v1/namespaces/default/services", `{}`, "", 405, `create is not supported on resources of kind "services"`},
+		{"deleting what cannot be deleted at once", "DELETE", "/api/v1/namespaces", `{}`, "", 405, `deletecollection is not supported on resources of kind "namespaces"`},
 
 		{"an update of another name", "PUT", there, goodPod, "", 400, `the name of the object (x) does not match the name on the URL (there)`},
 		{"an update without a name", "PUT", there, `{"spec":{"containers":[{"name":"c","image":"i"}]}}`, "", 400, `the name of the object (there based on URL) was undeterminable: name must be provided`},

@@ -39,6 +39,17 @@ func (m *memory) Revision() int64 {
 	return m.revision
 }
 
+func (m *memory) ApplyAll(ctx context.Context, writes []store.Write) (all []store.Record, err error) {
+	for _, w := range writes {
+		r, err := m.Apply(ctx, w)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
 func (m *memory) Apply(_ context.Context, w store.Write) (store.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

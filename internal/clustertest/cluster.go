@@ -18,9 +18,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"sampan.dev/internal/admission"
+	"sampan.dev/internal/allocate"
 	"sampan.dev/internal/apiserver"
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
+	"sampan.dev/internal/controller/kubeservice"
 	"sampan.dev/internal/events"
 	"sampan.dev/internal/kubeconfig"
 	"sampan.dev/internal/pki"
@@ -74,13 +76,19 @@ func New(dir string, log *slog.Logger) (c *Cluster, err error) {
 		return nil, errors.Join(err, c.listener.Close())
 	}
 	c.Cache = cache.New(c.Table, c.Store, log)
+	ranges := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
+	services, _ := c.Table.ByKind(coreKind("Service"))
+	alloc := allocate.New(allocate.Config{Table: c.Table, Cache: c.Cache, Store: c.Store, Ranges: ranges, NodePorts: allocate.DefaultPorts})
 	c.Registry = registry.New(registry.Config{
 		Table: c.Table, Store: c.Store, Cache: c.Cache, Admission: admission.Steps(c.Table, c.Cache), Now: time.Now, Log: log,
+		Allocate: map[*resource.Kind]registry.Allocator{services: alloc},
 	})
 	event, _ := c.Table.ByKind(coreKind("Event"))
 	c.events = events.New(events.Through(c.Registry, event), "sampan", "", events.Options{Scheme: c.Table.Scheme(), Log: log})
 	c.loops = loops.New(loops.Config{
 		Table: c.Table, Cache: c.Cache, Registry: c.Registry, Revision: c.Store.Revision, Events: c.events, CA: ca.CA(), Log: log,
+		// The API's address is this machine's loopback, which no endpoint may have.
+		Own: kubeservice.Config{Server: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), address.Port()), Ranges: ranges, DNS: netip.MustParseAddr("10.96.0.10")},
 	})
 	c.api = apiserver.New(apiserver.Config{
 		Registry: c.Registry, Cache: c.Cache, Table: c.Table, Store: c.Store, Address: address,

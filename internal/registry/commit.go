@@ -27,6 +27,9 @@ func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, n
 	}
 	old, revision := cached.Decoded(), cached.Revision()
 	key := kind.Key(namespace, name)
+	if alloc := r.alloc[kind]; alloc != nil && !dry {
+		defer alloc.Lock(nil, old)()
+	}
 	for try := 0; ; try++ {
 		next, end, err := decide(old)
 		if err != nil {
@@ -36,6 +39,12 @@ func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, n
 			return next, nil
 		}
 		stored, err := r.put(ctx, kind, key, old, next, end, revision)
+		if errors.Is(err, errRaced) && try < maxTries {
+			if _, err := r.fresh(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		var conflict *conflictError
 		if !errors.As(err, &conflict) {
 			return stored, err
@@ -52,7 +61,7 @@ func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, n
 // put deletes an object that ends, writes one that changes, and leaves one alone that does not.
 func (r *Registry) put(ctx context.Context, kind *resource.Kind, key string, old, next resource.Object, end bool, revision int64) (resource.Object, error) {
 	if end {
-		return r.remove(ctx, kind, key, next, revision)
+		return r.remove(ctx, kind, key, next, old, revision)
 	}
 	same, err := r.same(old, next)
 	if err != nil {
@@ -62,7 +71,7 @@ func (r *Registry) put(ctx context.Context, kind *resource.Kind, key string, old
 		next.SetResourceVersion(strconv.FormatInt(revision, 10))
 		return next, nil
 	}
-	return r.commit(ctx, kind, key, next, revision)
+	return r.commit(ctx, kind, key, next, old, revision)
 }
 
 // newer returns the object that a write lost against.
@@ -104,17 +113,52 @@ func (r *Registry) same(old, next resource.Object) (bool, error) {
 	return bytes.Equal(before, after), nil
 }
 
-// commit writes an object if its key is at the revision expected, and returns it as it is stored.
-func (r *Registry) commit(ctx context.Context, kind *resource.Kind, key string, obj resource.Object, expect int64) (resource.Object, error) {
+// commit writes an object if its key is at the revision expected, and returns it as it is stored. Old is nil if it is new.
+func (r *Registry) commit(ctx context.Context, kind *resource.Kind, key string, obj, old resource.Object, expect int64) (resource.Object, error) {
 	obj.SetResourceVersion("")
 	value, err := r.table.Encode(obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	rec, err := r.store.Apply(ctx, store.Write{Key: key, Value: value, Expect: expect})
+	revision, err := r.apply(ctx, kind, store.Write{Key: key, Value: value, Expect: expect}, obj, old)
 	if err != nil {
 		return nil, translate(kind, obj.GetName(), err)
 	}
-	obj.SetResourceVersion(strconv.FormatInt(rec.Revision, 10))
+	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
 	return obj, nil
+}
+
+// apply makes a write, together with those that take and give back what is allocated: these first, so that nothing is ever had that is not taken.
+func (r *Registry) apply(ctx context.Context, kind *resource.Kind, w store.Write, next, old resource.Object) (revision int64, err error) {
+	alloc := r.alloc[kind]
+	if alloc == nil {
+		rec, err := r.store.Apply(ctx, w)
+		return rec.Revision, err
+	}
+	writes, err := alloc.Writes(ctx, next, old)
+	if errors.Is(err, store.ErrConflict) {
+		return 0, errRaced
+	}
+	if err != nil {
+		return 0, err
+	}
+	if next == nil { // given back after it has gone
+		writes = append([]store.Write{w}, writes...)
+	} else {
+		writes = append(writes, w)
+	}
+	records, err := r.store.ApplyAll(ctx, writes)
+	var conflict *store.ConflictError
+	if errors.As(err, &conflict) && conflict.Key != w.Key {
+		return 0, errRaced
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, rec := range records {
+		if rec.Key == w.Key {
+			revision = rec.Revision
+		}
+	}
+	return revision, nil
 }

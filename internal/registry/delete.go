@@ -166,12 +166,12 @@ func preconditions(kind *resource.Kind, obj resource.Object, p *metav1.Precondit
 }
 
 // remove takes an object out of the store if it is at the revision expected.
-func (r *Registry) remove(ctx context.Context, kind *resource.Kind, key string, obj resource.Object, expect int64) (resource.Object, error) {
-	rec, err := r.store.Apply(ctx, store.Write{Key: key, Expect: expect})
+func (r *Registry) remove(ctx context.Context, kind *resource.Kind, key string, obj, old resource.Object, expect int64) (resource.Object, error) {
+	revision, err := r.apply(ctx, kind, store.Write{Key: key, Expect: expect}, nil, old)
 	if err != nil {
 		return nil, translate(kind, obj.GetName(), err)
 	}
-	obj.SetResourceVersion(strconv.FormatInt(rec.Revision, 10))
+	obj.SetResourceVersion(strconv.FormatInt(revision, 10))
 	return obj, nil
 }
 

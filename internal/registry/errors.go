@@ -24,6 +24,8 @@ func (e *conflictError) Unwrap() error { return e.StatusError }
 func translate(kind *resource.Kind, name string, err error) error {
 	var conflict *store.ConflictError
 	switch {
+	case errors.Is(err, errRaced):
+		return err // only those who made the write know what to do
 	case errors.As(err, &conflict):
 		return &conflictError{apierrors.NewConflict(kind.GroupResource(), name, errModified), conflict.Current}
 	case errors.Is(err, store.ErrNotFound):

@@ -30,9 +30,21 @@ type Config struct {
 	Table     *resource.Table
 	Store     store.Store
 	Cache     *cache.Cache
-	Admission []admission.Step // in this order
-	Now       func() time.Time // nil: time.Now
+	Admission []admission.Step             // in this order
+	Allocate  map[*resource.Kind]Allocator // of kinds whose objects have what no two may have
+	Now       func() time.Time             // nil: time.Now
 	Log       *slog.Logger
+}
+
+// Allocator gives objects of a kind what no two of them may have.
+type Allocator interface {
+	// Lock keeps other changes out that would be in the way of this one, from before Allocate until it is written. New or old may be nil.
+	Lock(new, old resource.Object) (unlock func())
+	// Allocate fills in what a new object (old is nil) or a changed one is to have. It comes after PrepareCreate or PrepareUpdate and before validation.
+	Allocate(ctx context.Context, new, old resource.Object) error
+	// Writes says what is to be written together with the object: new is nil when it goes. An error that is store.ErrConflict, like a conflict of one of
+	// these writes, says that somebody was faster: all of it is done again.
+	Writes(ctx context.Context, new, old resource.Object) ([]store.Write, error)
 }
 
 // Registry is the verbs. It holds no state of its own.
@@ -41,6 +53,7 @@ type Registry struct {
 	store store.Store
 	cache *cache.Cache
 	steps []admission.Step
+	alloc map[*resource.Kind]Allocator
 	now   func() time.Time
 	log   *slog.Logger
 }
@@ -50,7 +63,7 @@ func New(c Config) *Registry {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Registry{table: c.Table, store: c.Store, cache: c.Cache, steps: c.Admission, now: c.Now, log: c.Log}
+	return &Registry{table: c.Table, store: c.Store, cache: c.Cache, steps: c.Admission, alloc: c.Allocate, now: c.Now, log: c.Log}
 }
 
 // errModified is why an update that names an older resourceVersion is refused.
@@ -118,6 +131,34 @@ func (r *Registry) create(ctx context.Context, kind *resource.Kind, obj resource
 	if kind.PrepareCreate != nil {
 		kind.PrepareCreate(obj)
 	}
+	alloc := r.alloc[kind]
+	if alloc == nil {
+		return r.insert(ctx, kind, obj, o)
+	}
+	defer alloc.Lock(obj, nil)()
+	for try := 0; ; try++ {
+		candidate := obj.DeepCopyObject().(resource.Object)
+		if err := alloc.Allocate(ctx, candidate, nil); err != nil {
+			return nil, err
+		}
+		created, err := r.insert(ctx, kind, candidate, o)
+		if !errors.Is(err, errRaced) {
+			return created, err
+		}
+		if try == maxTries {
+			return nil, apierrors.NewConflict(kind.GroupResource(), obj.GetName(), errRaced)
+		}
+		if _, err := r.fresh(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// errRaced says that somebody else has got what was allocated.
+var errRaced = errors.New("somebody else was faster; please try again")
+
+// insert validates and stores a new object.
+func (r *Registry) insert(ctx context.Context, kind *resource.Kind, obj resource.Object, o metav1.CreateOptions) (resource.Object, error) {
 	errs := resource.ValidateMeta(kind, obj)
 	if kind.Validate != nil {
 		errs = append(errs, kind.Validate(obj)...)
@@ -132,7 +173,7 @@ func (r *Registry) create(ctx context.Context, kind *resource.Kind, obj resource
 		}
 		return obj, nil
 	}
-	created, err := r.commit(ctx, kind, key, obj, 0)
+	created, err := r.commit(ctx, kind, key, obj, nil, 0)
 	var conflict *conflictError
 	if !errors.As(err, &conflict) {
 		return created, err
@@ -216,6 +257,11 @@ func (r *Registry) check(ctx context.Context, kind *resource.Kind, sub string, n
 	if sub == "" || sub == "scale" && kind.Scale != nil { // a scale is a way to change the object itself
 		if kind.PrepareUpdate != nil {
 			kind.PrepareUpdate(next, old)
+		}
+		if alloc := r.alloc[kind]; alloc != nil {
+			if err := alloc.Allocate(ctx, next, old); err != nil {
+				return err
+			}
 		}
 		errs = resource.ValidateMetaUpdate(kind, next, old)
 		if kind.Validate != nil {

@@ -18,9 +18,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"sampan.dev/internal/admission"
+	"sampan.dev/internal/allocate"
 	"sampan.dev/internal/apiserver"
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
+	"sampan.dev/internal/controller/kubeservice"
 	"sampan.dev/internal/events"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/pki"
@@ -38,7 +40,11 @@ type Config struct {
 	PKI      *pki.PKI
 	Names    []string       // that its certificate answers to, besides its addresses
 	Address  netip.AddrPort // where clients reach it
-	Log      *slog.Logger
+	Services []netip.Prefix // ranges of cluster IPs, one of each family, the default first
+	// NodePorts is where node ports are from, and DNS the cluster IP of the DNS server, if there is one.
+	NodePorts allocate.PortRange
+	DNS       netip.Addr
+	Log       *slog.Logger
 }
 
 // Server is a control plane. Its parts are there for those who run in the same process.
@@ -49,8 +55,10 @@ type Server struct {
 	Events   *events.Recorder
 
 	store *local.Store
+	alloc *allocate.Services
 	api   *apiserver.Server
 	loops *loops.Loops
+	log   *slog.Logger
 }
 
 // Open opens the store and puts the parts together. Nothing is served before Run; whoever does not call Run calls Close.
@@ -62,14 +70,20 @@ func Open(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Server{Table: kinds.Table(), store: st}
+	s := &Server{Table: kinds.Table(), store: st, log: cfg.Log}
 	s.Cache = cache.New(s.Table, st, cfg.Log)
-	s.Registry = registry.New(registry.Config{Table: s.Table, Store: st, Cache: s.Cache, Admission: admission.Steps(s.Table, s.Cache), Log: cfg.Log})
+	serviceKind, _ := s.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Service"))
+	s.alloc = allocate.New(allocate.Config{Table: s.Table, Cache: s.Cache, Store: st, Ranges: cfg.Services, NodePorts: cfg.NodePorts})
+	s.Registry = registry.New(registry.Config{
+		Table: s.Table, Store: st, Cache: s.Cache, Admission: admission.Steps(s.Table, s.Cache), Log: cfg.Log,
+		Allocate: map[*resource.Kind]registry.Allocator{serviceKind: s.alloc},
+	})
 	eventKind, _ := s.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Event"))
 	s.Events = events.New(events.Through(s.Registry, eventKind), "sampan", "", events.Options{Scheme: s.Table.Scheme(), Log: cfg.Log})
 	queues, schedule := loop.NewMetrics(), scheduler.NewMetrics()
 	s.loops = loops.New(loops.Config{
 		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(),
+		Own:    kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS},
 		Queues: queues, Schedule: schedule, Log: cfg.Log,
 	})
 	names := append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, cfg.Names...)
@@ -116,15 +130,34 @@ func (s *Server) Run(ctx context.Context, l net.Listener) (err error) {
 	parts.Go(func() error {
 		select {
 		case <-s.Cache.Ready():
-			return s.api.Run(ctx, l)
 		case <-ctx.Done():
 			return l.Close()
 		}
+		if err := s.repair(ctx); err != nil { // before anybody can change a Service
+			return errors.Join(err, l.Close())
+		}
+		both, ctx := errgroup.WithContext(ctx)
+		both.Go(func() error { return s.api.Run(ctx, l) })
+		both.Go(func() error { return s.loops.Run(ctx) })
+		return both.Wait()
 	})
-	parts.Go(func() error { return s.loops.Run(ctx) })
 	err = parts.Wait()
 	stop()
 	return errors.Join(err, base.Wait())
+}
+
+// repair puts right what a crash or an edit by hand has left of cluster IPs and node ports.
+func (s *Server) repair(ctx context.Context) error {
+	mended, err := s.alloc.Repair(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return err
+	case mended > 0:
+		s.log.Warn("cluster IPs and node ports that no Service had, or that Services had untaken, were put right", "count", mended)
+	}
+	return nil
 }
 
 // Objects counts what is stored, for the line that a person reads at a start.

@@ -90,6 +90,11 @@ type Store interface {
 	// ErrBroken, nothing has changed. When ctx ends first its error is returned; whether the write happens is then open.
 	Apply(ctx context.Context, w Write) (Record, error)
 
+	// ApplyAll makes several changes of different keys, or none of them, and answers with their records in the same order. What fails one fails all, as for
+	// Apply; of several keys that are not at the revision expected, the error names the first. A crash before the answer may leave the first ones
+	// done without the later: never the other way round.
+	ApplyAll(ctx context.Context, writes []Write) ([]Record, error)
+
 	// Get reads one key, ErrNotFound if it does not exist. It sees every write answered before it was called.
 	Get(ctx context.Context, key string) (Record, error)
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sampan.dev/internal/admission"
+	"sampan.dev/internal/allocate"
 	"sampan.dev/internal/apiserver"
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
@@ -62,8 +64,13 @@ func Start(t testing.TB, change ...func(*apiserver.Config)) *Cluster {
 		t.Fatal(err)
 	}
 	c.Cache = cache.New(c.Table, c.Store, log)
+	services, _ := c.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Service"))
+	alloc := allocate.New(allocate.Config{
+		Table: c.Table, Cache: c.Cache, Store: c.Store, Ranges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, NodePorts: allocate.DefaultPorts,
+	})
 	c.Registry = registry.New(registry.Config{
 		Table: c.Table, Store: c.Store, Cache: c.Cache, Admission: admission.Steps(c.Table, c.Cache), Log: log,
+		Allocate: map[*resource.Kind]registry.Allocator{services: alloc},
 	})
 	cfg := apiserver.Config{
 		Registry: c.Registry, Cache: c.Cache, Table: c.Table, Store: c.Store, TLS: c.PKI.ServerTLS([]string{"localhost"}), Log: log,

@@ -16,7 +16,7 @@ import (
 	"sampan.dev/internal/resource"
 )
 
-// Service is one address for many pods. It can only be read for now.
+// Service is one address for many pods.
 //
 // What has to be allocated (cluster IPs, node ports) is no matter of this file: whoever allocates does so after PrepareCreate or PrepareUpdate
 // and before Validate, which demands the results. service_families.go says what has to be allocated.
@@ -28,7 +28,8 @@ func Service() *resource.Kind {
 		Namespaced: true, Prefix: "/registry/services/specs/",
 		New:     func() resource.Object { return &corev1.Service{} },
 		NewList: func() runtime.Object { return &corev1.ServiceList{} },
-		Verbs:   []string{"get", "list", "watch"},
+		// The record of the node ports that are taken is no kind, but is stored.
+		Register: func(s *runtime.Scheme) { s.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.RangeAllocation{}) },
 
 		Default: func(o resource.Object) { defaultService(o.(*corev1.Service)) },
 		PrepareCreate: func(o resource.Object) {

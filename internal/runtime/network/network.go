@@ -175,15 +175,23 @@ func (n *Network) inside(ns netns.NsHandle, addr netip.Prefix) error {
 		return fmt.Errorf("find eth0: %w", err)
 	}
 	_ = h.LinkSetIP6AddrGenMode(eth, addrGenNone)
-	if err := h.AddrAdd(eth, &netlink.Addr{IPNet: ipNet(addr), Broadcast: broadcast(addr).AsSlice()}); err != nil && !errors.Is(err, unix.EEXIST) {
+	// The address stands alone: pods of one node reach each other through it, where addresses of Services are translated and policies hold. An answer that took
+	// the short way over the bridge would seem to come from somebody else.
+	alone := netip.PrefixFrom(addr.Addr(), addr.Addr().BitLen())
+	if err := h.AddrAdd(eth, &netlink.Addr{IPNet: ipNet(alone)}); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add address %s: %w", addr, err)
 	}
 	if err := h.LinkSetUp(eth); err != nil {
 		return fmt.Errorf("set eth0 up: %w", err)
 	}
-	route := &netlink.Route{LinkIndex: eth.Attrs().Index, Gw: gateway(addr).AsSlice()}
-	if err := h.RouteReplace(route); err != nil {
-		return fmt.Errorf("add default route: %w", err)
+	gw := gateway(addr)
+	for _, route := range []*netlink.Route{
+		{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.PrefixFrom(gw, gw.BitLen())), Scope: netlink.SCOPE_LINK},
+		{LinkIndex: eth.Attrs().Index, Gw: gw.AsSlice()},
+	} {
+		if err := h.RouteReplace(route); err != nil {
+			return fmt.Errorf("add route by %s: %w", gw, err)
+		}
 	}
 	return nil
 }

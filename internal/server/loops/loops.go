@@ -15,6 +15,7 @@ import (
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/controller/event"
 	"sampan.dev/internal/controller/garbage"
+	"sampan.dev/internal/controller/kubeservice"
 	"sampan.dev/internal/controller/namespace"
 	"sampan.dev/internal/controller/podgc"
 	"sampan.dev/internal/controller/rootca"
@@ -31,10 +32,11 @@ type Config struct {
 	Table    *resource.Table
 	Cache    *cache.Cache
 	Registry *registry.Registry
-	Revision func() int64     // the store's: what the cache has to reach to show what has been written
-	Events   *events.Recorder // run by its owner
-	CA       []byte           // PEM: the cluster's authority, to be published
-	Queues   *loop.Metrics    // nil counts nothing
+	Revision func() int64       // the store's: what the cache has to reach to show what has been written
+	Events   *events.Recorder   // run by its owner
+	CA       []byte             // PEM: the cluster's authority, to be published
+	Own      kubeservice.Config // of the Services that the cluster itself has; without ranges it has none
+	Queues   *loop.Metrics      // nil counts nothing
 	Schedule *scheduler.Metrics
 	Log      *slog.Logger
 }

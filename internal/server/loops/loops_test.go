@@ -3,6 +3,7 @@ package loops
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sampan.dev/internal/admission"
+	"sampan.dev/internal/allocate"
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/controller/garbage"
@@ -42,7 +44,11 @@ func start(t testing.TB, dir string) (p *plane, stop func()) {
 		t.Fatal(err)
 	}
 	c := cache.New(table, s, log)
-	r := registry.New(registry.Config{Table: table, Store: s, Cache: c, Admission: admission.Steps(table, c), Log: log})
+	services, _ := table.ByKind(corev1.SchemeGroupVersion.WithKind("Service"))
+	alloc := allocate.New(allocate.Config{Table: table, Cache: c, Store: s, Ranges: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, NodePorts: allocate.DefaultPorts})
+	r := registry.New(registry.Config{
+		Table: table, Store: s, Cache: c, Admission: admission.Steps(table, c), Log: log, Allocate: map[*kind.Kind]registry.Allocator{services: alloc},
+	})
 	event, _ := table.ByKind(corev1.SchemeGroupVersion.WithKind("Event"))
 	recorder := events.New(events.Through(r, event), "test", "", events.Options{Scheme: table.Scheme(), Log: log})
 	ls := New(Config{Table: table, Cache: c, Registry: r, Revision: s.Revision, Events: recorder, CA: []byte("PEM"), Log: log})

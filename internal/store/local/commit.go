@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"sampan.dev/internal/store"
 )
@@ -14,22 +15,32 @@ const (
 	batchCount = 4096
 )
 
-// request is one write on its way. done takes exactly one answer.
+// request is a write on its way, or several that are made together. done takes exactly one answer.
 type request struct {
 	ctx   context.Context
 	write store.Write
+	more  []store.Write
 	done  chan answer
 }
 
+func (r *request) size() int {
+	n := len(r.write.Key) + len(r.write.Value)
+	for i := range r.more {
+		n += len(r.more[i].Key) + len(r.more[i].Value)
+	}
+	return n
+}
+
 type answer struct {
-	record store.Record
-	err    error
-	behind bool // the key was not at the revision expected
+	records []store.Record // of several writes
+	record  store.Record   // of the first
+	err     error
+	behind  *store.Write // that was not at the revision expected
 }
 
 // pending is a write of the batch at hand: the index does not know it yet.
 type pending struct {
-	*request
+	write    store.Write
 	entry    entry // as it will be
 	previous int64
 	value    []byte
@@ -42,19 +53,43 @@ func (s *Store) Apply(ctx context.Context, w store.Write) (store.Record, error) 
 	if err := w.Check(); err != nil {
 		return store.Record{}, err
 	}
-	r := &request{ctx: ctx, write: w, done: make(chan answer, 1)}
+	a, err := s.submit(&request{ctx: ctx, write: w, done: make(chan answer, 1)})
+	return a.record, err
+}
+
+// ApplyAll makes several changes; see store.Store.
+func (s *Store) ApplyAll(ctx context.Context, writes []store.Write) ([]store.Record, error) {
+	if len(writes) == 0 {
+		return nil, nil
+	}
+	keys := make(map[string]bool, len(writes))
+	for _, w := range writes {
+		if err := w.Check(); err != nil {
+			return nil, err
+		}
+		if keys[w.Key] {
+			return nil, fmt.Errorf("write %s twice at once: %w", w.Key, store.ErrInvalid)
+		}
+		keys[w.Key] = true
+	}
+	a, err := s.submit(&request{ctx: ctx, write: writes[0], more: writes[1:], done: make(chan answer, 1)})
+	return a.records, err
+}
+
+// submit hands a request to the committer and waits for the answer.
+func (s *Store) submit(r *request) (a answer, err error) {
+	key := r.write.Key
 	select {
 	case s.queue <- r:
-	case <-ctx.Done():
-		return store.Record{}, fmt.Errorf("write %s: %w", w.Key, context.Cause(ctx))
+	case <-r.ctx.Done():
+		return answer{}, fmt.Errorf("write %s: %w", key, context.Cause(r.ctx))
 	case <-s.closing:
-		return store.Record{}, fmt.Errorf("write %s: %w", w.Key, store.ErrClosed)
+		return answer{}, fmt.Errorf("write %s: %w", key, store.ErrClosed)
 	}
-	var a answer
 	select {
 	case a = <-r.done:
-	case <-ctx.Done():
-		return store.Record{}, fmt.Errorf("write %s: %w", w.Key, context.Cause(ctx))
+	case <-r.ctx.Done():
+		return answer{}, fmt.Errorf("write %s: %w", key, context.Cause(r.ctx))
 	case <-s.stopped:
 		select {
 		case a = <-r.done:
@@ -63,16 +98,16 @@ func (s *Store) Apply(ctx context.Context, w store.Write) (store.Record, error) 
 		}
 	}
 	switch {
-	case a.behind:
-		current, err := s.Get(ctx, w.Key)
+	case a.behind != nil:
+		current, err := s.Get(r.ctx, a.behind.Key)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return store.Record{}, fmt.Errorf("write %s: %w, and then: %w", w.Key, store.ErrConflict, err)
+			return answer{}, fmt.Errorf("write %s: %w, and then: %w", a.behind.Key, store.ErrConflict, err)
 		}
-		return store.Record{}, &store.ConflictError{Key: w.Key, Expect: w.Expect, Current: current}
+		return answer{}, &store.ConflictError{Key: a.behind.Key, Expect: a.behind.Expect, Current: current}
 	case a.err != nil:
-		return store.Record{}, fmt.Errorf("write %s: %w", w.Key, a.err)
+		return answer{}, fmt.Errorf("write %s: %w", key, a.err)
 	}
-	return a.record, nil
+	return a, nil
 }
 
 // runCommitter takes what waits, commits it, and begins again, until the store closes.
@@ -86,13 +121,13 @@ func (s *Store) runCommitter() {
 		case r := <-s.queue:
 			batch = append(batch[:0], r)
 		}
-		bytes := len(batch[0].write.Value)
+		bytes := batch[0].size()
 	more:
 		for bytes < batchBytes && len(batch) < batchCount {
 			select {
 			case r := <-s.queue:
 				batch = append(batch, r)
-				bytes += len(r.write.Key) + len(r.write.Value)
+				bytes += r.size()
 			default:
 				break more
 			}
@@ -105,44 +140,53 @@ func (s *Store) runCommitter() {
 // commit checks the requests in their order, writes those that pass, and answers all.
 func (s *Store) commit(requests []*request) {
 	var staged []pending
-	var behind []*request
+	var passed, behind []*request
 	s.buf = s.buf[:0]
 	for _, r := range requests {
-		p, err := s.check(r, s.revision+1+int64(len(staged)))
-		switch {
-		case errors.Is(err, store.ErrConflict):
+		before, size := len(staged), len(s.buf)
+		failed, err := s.stage(r.ctx, &r.write, &staged)
+		for i := 0; i < len(r.more) && err == nil; i++ {
+			failed, err = s.stage(r.ctx, &r.more[i], &staged)
+		}
+		if err == nil {
+			passed = append(passed, r)
+			continue
+		}
+		if len(r.more) > 0 { // none of it is done
+			s.unstage(&staged, before)
+			s.buf = s.buf[:size]
+		}
+		if errors.Is(err, store.ErrConflict) {
+			r.write = *failed
 			behind = append(behind, r) // answered once what it lost against can be read
-		case err != nil:
+		} else {
 			r.done <- answer{err: err}
-		default:
-			record := record{
-				key: []byte(r.write.Key), value: r.write.Value, deleted: p.deleted, place: uint32(len(staged)),
-				revision: p.entry.revision, created: p.entry.created, previous: p.previous,
-			}
-			s.buf = appendRecord(s.buf, &record)
-			staged = append(staged, p)
-			s.pending[r.write.Key] = p
 		}
 	}
 	if len(staged) > 0 {
 		events := s.events(staged)
 		if err := s.write(); err != nil {
-			for _, p := range staged {
-				p.done <- answer{err: err}
-			}
-			for _, r := range behind { // what they lost against may not have happened
+			for _, r := range slices.Concat(passed, behind) { // what they lost against may not have happened
 				r.done <- answer{err: err}
 			}
 			behind = nil
 		} else {
 			s.publish(staged, events)
-			for _, p := range staged {
-				p.done <- answer{record: p.record()}
+			i := 0
+			for _, r := range passed {
+				a := answer{record: staged[i].record()}
+				if r.more != nil {
+					for j := range 1 + len(r.more) {
+						a.records = append(a.records, staged[i+j].record())
+					}
+				}
+				i += 1 + len(r.more)
+				r.done <- a
 			}
 		}
 	}
 	for _, r := range behind {
-		r.done <- answer{behind: true}
+		r.done <- answer{behind: &r.write}
 	}
 	clear(s.pending)
 	if cap(s.buf) > batchBytes {
@@ -150,32 +194,64 @@ func (s *Store) commit(requests []*request) {
 	}
 }
 
+// stage puts one write into the batch, or says what is wrong with it.
+func (s *Store) stage(ctx context.Context, w *store.Write, staged *[]pending) (failed *store.Write, err error) {
+	p, err := s.check(ctx, w, s.revision+1+int64(len(*staged)))
+	if err != nil {
+		return w, err
+	}
+	record := record{
+		key: []byte(w.Key), value: w.Value, deleted: p.deleted, place: uint32(len(*staged)),
+		revision: p.entry.revision, created: p.entry.created, previous: p.previous,
+	}
+	s.buf = appendRecord(s.buf, &record)
+	*staged = append(*staged, p)
+	s.pending[w.Key] = p
+	return nil, nil
+}
+
+// unstage takes the last writes out of the batch again.
+func (s *Store) unstage(staged *[]pending, to int) {
+	gone := (*staged)[to:]
+	*staged = (*staged)[:to]
+	for _, p := range gone {
+		delete(s.pending, p.write.Key)
+	}
+	for _, p := range *staged { // earlier writes of the batch to the same keys
+		for _, g := range gone {
+			if p.write.Key == g.write.Key {
+				s.pending[p.write.Key] = p
+			}
+		}
+	}
+}
+
 // check compares a write with what its key will be once the batch is written. It needs no lock: only the committer, who
 // calls it, changes the index and the revision.
-func (s *Store) check(r *request, revision int64) (pending, error) {
+func (s *Store) check(ctx context.Context, w *store.Write, revision int64) (pending, error) {
 	if s.broken != nil {
 		return pending{}, s.broken
 	}
-	if r.ctx.Err() != nil {
-		return pending{}, context.Cause(r.ctx)
+	if ctx.Err() != nil {
+		return pending{}, context.Cause(ctx)
 	}
-	current, exists := s.index.Get(r.write.Key)
-	if p, ok := s.pending[r.write.Key]; ok {
+	current, exists := s.index.Get(w.Key)
+	if p, ok := s.pending[w.Key]; ok {
 		current, exists = p.entry, !p.deleted
 	}
 	if !exists {
 		current = entry{}
 	}
 	p := pending{
-		request: r, previous: current.revision, value: r.write.Value, deleted: r.write.Value == nil,
+		write: *w, previous: current.revision, value: w.Value, deleted: w.Value == nil,
 		entry: entry{revision: revision, created: current.created},
-		size:  recordSize(len(r.write.Key), len(r.write.Value)),
+		size:  recordSize(len(w.Key), len(w.Value)),
 	}
 	if !exists {
 		p.entry.created = revision
 	}
 	switch {
-	case r.write.Expect != store.Any && r.write.Expect != current.revision:
+	case w.Expect != store.Any && w.Expect != current.revision:
 		return pending{}, store.ErrConflict
 	case p.deleted && !exists:
 		return pending{}, store.ErrNotFound

@@ -38,6 +38,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"compaction goes on beside writers and watchers", testCompactUnderLoad},
 		{"concurrent writes and reads have one order", testLinearizable},
 		{"of many creates of one key one succeeds", testOneCreate},
+		{"several writes are made together or not at all", testTogether},
+		{"pairs written by many at once stay pairs", testTogetherConcurrent},
 		{"a context that has ended ends a write", testCancelled},
 		{"a closed store refuses everything", testClosed},
 	} {

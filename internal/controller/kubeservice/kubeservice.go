@@ -1,0 +1,219 @@
+// Package kubeservice keeps the Services that the cluster itself has: default/kubernetes, by which pods reach the API server, and
+// kube-system/kube-dns, by which they resolve names; and the ServiceCIDR that says where cluster IPs are from.
+//
+// It watches and writes those objects, and nothing else. Always: the Service kubernetes has the first address of the range, and its endpoints are the
+// API server's address; whoever changes or deletes one of them finds it as it was.
+package kubeservice
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+	networking "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"sampan.dev/internal/loop"
+	"sampan.dev/internal/resource"
+)
+
+// Config says what the cluster is.
+type Config struct {
+	Server netip.AddrPort // of the API server, as pods reach it
+	Ranges []netip.Prefix // of Services, the default first
+	DNS    netip.Addr     // of the cluster's DNS server; not valid: there is none
+}
+
+// View shows the current object of a kind, shared, or nil.
+type View interface {
+	Get(kind, namespace, name string) resource.Object
+}
+
+// API is what this controller writes.
+type API interface {
+	Create(ctx context.Context, kind string, o resource.Object) error
+	// Update changes the object, or its status.
+	Update(ctx context.Context, kind, sub, namespace, name string, change func(resource.Object)) error
+}
+
+// Controller runs as its Loop does. Its keys are kinds and names.
+type Controller struct {
+	*loop.Loop
+	view View
+	api  API
+	log  *slog.Logger
+	want map[loop.Key]wanted
+}
+
+// wanted is an object that shall be there.
+type wanted struct {
+	kind string
+	make func() resource.Object
+	// same says that what is there will do; fill makes it so.
+	same func(resource.Object) bool
+	fill func(have, want resource.Object)
+	sub  string // the subresource that fill is about
+}
+
+// New makes the controller.
+func New(cfg Config, view View, api API, metrics *loop.Metrics, log *slog.Logger) *Controller {
+	c := &Controller{view: view, api: api, log: log, want: objects(cfg)}
+	c.Loop = loop.New("kubernetes-service", c.Reconcile, loop.Options{Workers: 1, Metrics: metrics, Log: log})
+	for key := range c.want {
+		c.Mark(key)
+	}
+	return c
+}
+
+// Changed marks an object, if it is one of those that this controller keeps.
+func (c *Controller) Changed(kind, namespace, name string) {
+	if key := (loop.Key{Namespace: namespace, Name: kind + "/" + name}); c.want[key].make != nil {
+		c.Mark(key)
+	}
+}
+
+// Reconcile makes one object be as it shall.
+func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
+	w := c.want[key]
+	o := w.make().DeepCopyObject().(resource.Object) // what is written is filled in by those who store it
+	have := c.view.Get(w.kind, o.GetNamespace(), o.GetName())
+	var err error
+	switch {
+	case have == nil:
+		err = c.api.Create(ctx, w.kind, o)
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+	case have.GetDeletionTimestamp() != nil || w.same(have):
+		return nil
+	default:
+		err = c.api.Update(ctx, w.kind, w.sub, o.GetNamespace(), o.GetName(), func(have resource.Object) { w.fill(have, o) })
+	}
+	if err != nil {
+		return fmt.Errorf("keep %s %s: %w", w.kind, o.GetName(), err)
+	}
+	return nil
+}
+
+func objects(cfg Config) map[loop.Key]wanted {
+	all := map[loop.Key]wanted{}
+	add := func(w wanted) {
+		o := w.make()
+		all[loop.Key{Namespace: o.GetNamespace(), Name: w.kind + "/" + o.GetName()}] = w
+	}
+	add(cidr(cfg.Ranges))
+	add(service("default", "kubernetes", map[string]string{"component": "apiserver", "provider": "kubernetes"}, cfg.Ranges[0].Masked().Addr().Next(), []corev1.ServicePort{
+		{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(int32(cfg.Server.Port()))},
+	}))
+	add(endpoints(cfg.Server))
+	add(slice(cfg.Server))
+	if cfg.DNS.IsValid() {
+		add(service("kube-system", "kube-dns", map[string]string{"k8s-app": "kube-dns"}, cfg.DNS, []corev1.ServicePort{
+			{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(53)},
+			{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(53)},
+		}))
+	}
+	return all
+}
+
+// service is a Service whose endpoints are no pods.
+func service(namespace, name string, labels map[string]string, ip netip.Addr, ports []corev1.ServicePort) wanted {
+	return wanted{
+		kind: "Service",
+		make: func() resource.Object {
+			return &corev1.Service{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
+				Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeClusterIP, ClusterIP: ip.String(), ClusterIPs: []string{ip.String()}, Ports: ports, SessionAffinity: corev1.ServiceAffinityNone},
+			}
+		},
+		same: func(o resource.Object) bool {
+			return equality.Semantic.DeepEqual(o.(*corev1.Service).Spec.Ports, ports)
+		},
+		fill: func(have, want resource.Object) {
+			have.(*corev1.Service).Spec.Ports = want.(*corev1.Service).Spec.Ports
+		},
+	}
+}
+
+func endpoints(at netip.AddrPort) wanted {
+	subsets := []corev1.EndpointSubset{{
+		Addresses: []corev1.EndpointAddress{{IP: at.Addr().String()}},
+		Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(at.Port()), Protocol: corev1.ProtocolTCP}},
+	}}
+	return wanted{
+		kind: "Endpoints",
+		make: func() resource.Object {
+			return &corev1.Endpoints{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", Labels: map[string]string{discovery.LabelSkipMirror: "true"}}, Subsets: subsets,
+			}
+		},
+		same: func(o resource.Object) bool {
+			e := o.(*corev1.Endpoints)
+			return equality.Semantic.DeepEqual(e.Subsets, subsets) && e.Labels[discovery.LabelSkipMirror] == "true"
+		},
+		fill: func(have, want resource.Object) {
+			e := have.(*corev1.Endpoints)
+			if e.Labels == nil {
+				e.Labels = map[string]string{}
+			}
+			e.Labels[discovery.LabelSkipMirror], e.Subsets = "true", want.(*corev1.Endpoints).Subsets
+		},
+	}
+}
+
+func slice(at netip.AddrPort) wanted {
+	name, port, protocol, ready := "https", int32(at.Port()), corev1.ProtocolTCP, true
+	ends := []discovery.Endpoint{{Addresses: []string{at.Addr().String()}, Conditions: discovery.EndpointConditions{Ready: &ready}}}
+	ports := []discovery.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}}
+	family := discovery.AddressTypeIPv4
+	if at.Addr().Is6() {
+		family = discovery.AddressTypeIPv6
+	}
+	labels := map[string]string{discovery.LabelServiceName: "kubernetes"}
+	return wanted{
+		kind: "EndpointSlice",
+		make: func() resource.Object {
+			return &discovery.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "kubernetes", Labels: labels}, AddressType: family, Endpoints: ends, Ports: ports}
+		},
+		same: func(o resource.Object) bool {
+			s := o.(*discovery.EndpointSlice)
+			return equality.Semantic.DeepEqual(s.Endpoints, ends) && equality.Semantic.DeepEqual(s.Ports, ports) && s.Labels[discovery.LabelServiceName] == "kubernetes"
+		},
+		fill: func(have, want resource.Object) {
+			s, w := have.(*discovery.EndpointSlice), want.(*discovery.EndpointSlice)
+			s.Endpoints, s.Ports = w.Endpoints, w.Ports
+			if s.Labels == nil {
+				s.Labels = map[string]string{}
+			}
+			s.Labels[discovery.LabelServiceName] = "kubernetes"
+		},
+	}
+}
+
+// cidr is the ServiceCIDR of the cluster's own ranges, which is always ready.
+func cidr(ranges []netip.Prefix) wanted {
+	var list []string
+	for _, r := range ranges {
+		list = append(list, r.Masked().String())
+	}
+	ready := metav1.Condition{Type: networking.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "", Message: "Kubernetes default Service CIDR is ready"}
+	return wanted{
+		kind: "ServiceCIDR", sub: "status",
+		make: func() resource.Object {
+			return &networking.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networking.ServiceCIDRSpec{CIDRs: list}}
+		},
+		same: func(o resource.Object) bool {
+			return meta.IsStatusConditionTrue(o.(*networking.ServiceCIDR).Status.Conditions, networking.ServiceCIDRConditionReady)
+		},
+		fill: func(have, _ resource.Object) {
+			meta.SetStatusCondition(&have.(*networking.ServiceCIDR).Status.Conditions, ready)
+		},
+	}
+}
