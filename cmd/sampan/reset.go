@@ -13,6 +13,7 @@ import (
 
 	"sampan.dev/internal/instance"
 	"sampan.dev/internal/kubeconfig"
+	"sampan.dev/internal/nft"
 	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/runtimeproc"
 	"sampan.dev/internal/sweep"
@@ -67,6 +68,7 @@ func reset(ctx context.Context, out io.Writer, inst instance.Instance) error {
 	}
 	step(sweep.Unmount(inst.Dir, inst.RunDir()))
 	step(sweep.RemoveGroups(sweep.Root, inst.CgroupParent()))
+	step(nft.New().Remove(ctx, serviceNetwork(inst, settings).Table))
 	step(podnet.Down(ctx, network(inst, settings)))
 	if settings.Kubeconfig != "" {
 		step(kubeconfig.Remove(settings.Kubeconfig, inst.Dir, kubeconfig.Owner{}))
@@ -82,5 +84,5 @@ func reset(ctx context.Context, out io.Writer, inst instance.Instance) error {
 
 // network is the pod network of an instance.
 func network(inst instance.Instance, s instance.Settings) podnet.Config {
-	return podnet.Config{ID: inst.ID, Pods: s.PodRange, Node: s.NodeRange(), Service: s.ServiceCIDR}
+	return podnet.Config{ID: inst.ID, Pods: s.PodRange, Node: s.NodeRange(), Service: s.ServiceCIDR, DNS: s.DNS()}
 }

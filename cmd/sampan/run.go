@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -51,7 +52,8 @@ func (u *up) run(ctx context.Context) (err error) {
 			return err
 		})
 	}
-	srv, keys, err := u.openServer()
+	names := newNames(u)
+	srv, keys, err := u.openServer(names)
 	if err := errors.Join(err, starting.Wait()); err != nil {
 		if srv != nil {
 			err = errors.Join(err, srv.Close())
@@ -73,11 +75,13 @@ func (u *up) run(ctx context.Context) (err error) {
 
 	side := inprocess.New(srv.Table, srv.Cache, srv.Registry, u.settings.NodeName)
 	gateway := network(u.inst, u.settings).Gateway()
+	services := newServices(u, pods, names, inprocess.NewServices(srv.Table, srv.Cache, u.settings.NodeName))
 	node := agent.New(agent.Config{
 		NodeName: u.settings.NodeName, NodeIP: nodeAddress(u.settings.NodeIP, gateway, u.inst.Bridge()),
 		DataDir: u.inst.Dir, PodCIDR: u.settings.NodeRange(), CgroupParent: u.inst.CgroupParent(),
 		Labels: map[string]string{"node-role.kubernetes.io/control-plane": ""},
 		View:   side, API: side, Events: srv.Events.As("kubelet", u.settings.NodeName), CRI: conn, Ports: pods,
+		Proxy: services.proxy, ClusterDNS: []netip.Addr{u.settings.DNS()},
 		TLS: keys.ServerTLS([]string{u.settings.NodeName}), Listener: nodeListener,
 		Version: version.Git(), Log: u.log,
 	})
@@ -86,6 +90,7 @@ func (u *up) run(ctx context.Context) (err error) {
 	partsCtx, stop := context.WithCancel(partsCtx)
 	defer stop()
 	parts.Go(func() error { return srv.Run(partsCtx, apiListener) })
+	parts.Go(func() error { return services.run(partsCtx) })
 	parts.Go(func() error { return node.Run(partsCtx) })
 	if proc != nil {
 		parts.Go(func() error { return proc.Run(partsCtx, runtimePID) })
@@ -155,7 +160,7 @@ func (u *up) stopRuntime(pid int) error {
 	return runtimeproc.Stop(context.Background(), pid)
 }
 
-func (u *up) openServer() (*server.Server, *pki.PKI, error) {
+func (u *up) openServer(metrics ...prometheus.Collector) (*server.Server, *pki.PKI, error) {
 	keys, err := pki.Open(u.inst.PKI())
 	if err != nil {
 		return nil, nil, err
@@ -163,7 +168,8 @@ func (u *up) openServer() (*server.Server, *pki.PKI, error) {
 	host, _ := os.Hostname()
 	srv, err := server.Open(server.Config{
 		StoreDir: u.inst.Store(), PKI: keys, Names: []string{u.settings.NodeName, host},
-		Address: netip.AddrPortFrom(nodeAddress(u.settings.NodeIP, network(u.inst, u.settings).Gateway(), u.inst.Bridge()), u.settings.APIPort), Log: u.log,
+		Address:  netip.AddrPortFrom(nodeAddress(u.settings.NodeIP, network(u.inst, u.settings).Gateway(), u.inst.Bridge()), u.settings.APIPort),
+		Services: []netip.Prefix{u.settings.ServiceCIDR}, NodePorts: u.settings.ServicePorts, DNS: u.settings.DNS(), Metrics: metrics, Log: u.log,
 	})
 	return srv, keys, err
 }

@@ -76,6 +76,8 @@ func upCommand() *cobra.Command {
 	f.Uint16Var(&given.NodePort, "node-port", given.NodePort, "the port of the node's server, for logs and exec")
 	f.Var(prefixValue{&given.PodRange}, "pod-range", "the addresses of pods; a node takes a /24 of them")
 	f.Var(prefixValue{&given.ServiceCIDR}, "service-range", "the addresses of Services")
+	f.Var(portsValue{&given.ServicePorts}, "service-node-port-range", "the ports of nodes that Services take")
+	f.Var(upstreamsValue{&given.Upstreams}, "dns-upstream", "who is asked for names outside the cluster: ADDRESS or ADDRESS:PORT, several by commas (default: those of /etc/resolv.conf)")
 	f.StringVar(&given.Context, "context", given.Context, "the name of the context in kubeconfig files")
 	f.StringVar(&given.CRI, "cri", "", "use another container runtime, such as unix:///run/containerd/containerd.sock")
 	f.StringVar(&logLevel, "log-level", "warn", "debug, info, warn or error")
@@ -91,7 +93,8 @@ func takeFlags(cmd *cobra.Command, s *instance.Settings, given instance.Settings
 		"bind-address": func() { s.Bind = given.Bind }, "api-port": func() { s.APIPort = given.APIPort },
 		"node-port": func() { s.NodePort = given.NodePort }, "pod-range": func() { s.PodRange = given.PodRange },
 		"service-range": func() { s.ServiceCIDR = given.ServiceCIDR }, "context": func() { s.Context = given.Context },
-		"cri": func() { s.CRI = given.CRI },
+		"cri": func() { s.CRI = given.CRI }, "service-node-port-range": func() { s.ServicePorts = given.ServicePorts },
+		"dns-upstream": func() { s.Upstreams = given.Upstreams },
 	}
 	for name, apply := range set {
 		if cmd.Flags().Changed(name) {

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
+
+	"sampan.dev/internal/allocate"
 )
 
 // addrValue is a flag that takes an IPv4 address.
@@ -45,6 +48,59 @@ func (v prefixValue) Set(s string) error {
 		return fmt.Errorf("%q is not a range such as 10.244.0.0/16", s)
 	}
 	*v.prefix = p.Masked()
+	return nil
+}
+
+// portsValue is a flag that takes a range of ports.
+type portsValue struct{ ports *allocate.PortRange }
+
+func (v portsValue) Type() string { return "range" }
+
+func (v portsValue) String() string {
+	if v.ports == nil || v.ports.Last == 0 {
+		return ""
+	}
+	return v.ports.String()
+}
+
+func (v portsValue) Set(s string) error {
+	r, err := allocate.ParsePortRange(s)
+	if err != nil {
+		return err
+	}
+	*v.ports = r
+	return nil
+}
+
+// upstreamsValue is a flag that takes DNS servers; port 53 where none is said. An empty text is none.
+type upstreamsValue struct{ servers *[]netip.AddrPort }
+
+func (v upstreamsValue) Type() string { return "addresses" }
+
+func (v upstreamsValue) String() string {
+	if v.servers == nil {
+		return ""
+	}
+	texts := make([]string, 0, len(*v.servers))
+	for _, s := range *v.servers {
+		texts = append(texts, s.String())
+	}
+	return strings.Join(texts, ",")
+}
+
+func (v upstreamsValue) Set(s string) error {
+	var servers []netip.AddrPort
+	for one := range strings.SplitSeq(s, ",") {
+		one = strings.TrimSpace(one)
+		if addr, err := netip.ParseAddr(one); err == nil {
+			servers = append(servers, netip.AddrPortFrom(addr, 53))
+		} else if server, err := netip.ParseAddrPort(one); err == nil {
+			servers = append(servers, server)
+		} else if one != "" {
+			return fmt.Errorf("%q is neither an address nor ADDRESS:PORT", one)
+		}
+	}
+	*v.servers = servers
 	return nil
 }
 

@@ -48,6 +48,8 @@ type View interface {
 	// ConfigMap and Secret return an API NotFound error for what is not there.
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	// Services lists the Services of a namespace.
+	Services(namespace string) []*corev1.Service
 	// OnPod calls with each change of this node's pods, in order; old is nil for a new one, new for one that is gone. What it
 	// calls only marks keys. It is called once, before the view is run.
 	OnPod(func(old, new *corev1.Pod))
@@ -81,6 +83,12 @@ type Ports interface {
 	SetHostPorts(ctx context.Context, pod string, ports []podnet.HostPort) error
 }
 
+// Proxy knows where packets for Services go. proxy.Proxy is one; nil knows nothing.
+type Proxy interface {
+	// Sends reports whether packets for some Service go to that address.
+	Sends(to netip.Addr) bool
+}
+
 // Config says what the agent is to be. Fields without a default named are required.
 type Config struct {
 	NodeName string
@@ -98,6 +106,7 @@ type Config struct {
 	Events Recorder
 	CRI    grpc.ClientConnInterface // a *grpc.ClientConn to the runtime's socket
 	Ports  Ports                    // nil: host ports are not published
+	Proxy  Proxy                    // nil: no pod is behind a Service
 
 	TLS       *tls.Config                             // of the node's server: its certificate, and ClientCAs. Nil: no server
 	Listener  net.Listener                            // on port 10250; closed when Run returns

@@ -38,6 +38,7 @@ func (e *environment) list() []*cri.KeyValue {
 // environmentOf reads a container's variables. The pod has the addresses that are known by now.
 func environmentOf(ctx context.Context, v View, pod *corev1.Pod, c *corev1.Container, node corev1.ResourceList) (*environment, error) {
 	e := &environment{value: map[string]string{}}
+	links := serviceLinks(v, pod)
 	s := &sources{view: v, namespace: pod.Namespace, configs: map[string]*corev1.ConfigMap{}, secrets: map[string]*corev1.Secret{}}
 	for _, from := range c.EnvFrom {
 		values, err := s.all(ctx, from)
@@ -51,7 +52,7 @@ func environmentOf(ctx context.Context, v View, pod *corev1.Pod, c *corev1.Conta
 		}
 	}
 	for _, env := range c.Env {
-		value, skip, err := s.one(ctx, pod, c, env, e.value, node)
+		value, skip, err := s.one(ctx, pod, c, env, either{e.value, links}, node)
 		if err != nil {
 			return nil, err
 		}
@@ -59,7 +60,23 @@ func environmentOf(ctx context.Context, v View, pod *corev1.Pod, c *corev1.Conta
 			e.set(env.Name, value)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(links)) { // what the pod says itself comes first
+		if _, own := e.value[name]; !own {
+			e.set(name, links[name])
+		}
+	}
 	return e, nil
+}
+
+// either is the variables that a pod has said so far, and for others those of Services.
+type either struct{ own, links map[string]string }
+
+func (e either) get(name string) (string, bool) {
+	if v, ok := e.own[name]; ok {
+		return v, true
+	}
+	v, ok := e.links[name]
+	return v, ok
 }
 
 // sources reads each ConfigMap and Secret once for a container, so that all variables are of one version.
@@ -127,11 +144,16 @@ func (s *sources) all(ctx context.Context, from corev1.EnvFromSource) (map[strin
 	return nil, nil
 }
 
-func (s *sources) one(ctx context.Context, pod *corev1.Pod, c *corev1.Container, env corev1.EnvVar, before map[string]string, node corev1.ResourceList) (value string, skip bool, err error) {
+func (s *sources) one(ctx context.Context, pod *corev1.Pod, c *corev1.Container, env corev1.EnvVar, before either, node corev1.ResourceList) (value string, skip bool, err error) {
 	from := env.ValueFrom
 	switch {
 	case from == nil:
-		return expand(env.Value, before), false, nil
+		return expandBy(env.Value, func(name string) string {
+			if v, ok := before.get(name); ok {
+				return v
+			}
+			return "$(" + name + ")"
+		}), false, nil
 	case from.FieldRef != nil:
 		value, err = downward.Field(pod, from.FieldRef.FieldPath)
 		return value, false, err

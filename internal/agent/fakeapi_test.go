@@ -24,6 +24,8 @@ import (
 
 // fakeAPI is the API and the agent's view of it at once.
 type fakeAPI struct {
+	services []*corev1.Service
+
 	mu      sync.Mutex
 	rev     int
 	pods    map[string]*corev1.Pod
@@ -73,6 +75,15 @@ func (f *fakeAPI) ConfigMap(_ context.Context, namespace, name string) (*corev1.
 
 func (f *fakeAPI) Secret(_ context.Context, _, name string) (*corev1.Secret, error) {
 	return nil, notFound("secrets", name)
+}
+
+func (f *fakeAPI) Services(namespace string) (all []*corev1.Service) {
+	for _, s := range f.services {
+		if s.Namespace == namespace {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 func (f *fakeAPI) OnPod(fn func(old, new *corev1.Pod))      { f.onPod = fn }
 func (f *fakeAPI) OnConfig(fn func(namespace, name string)) { f.onConf = fn }

@@ -108,6 +108,7 @@ type Input struct {
 	Seen     Observed
 	Work     Work
 	Probed   map[string]probe.Verdict // by container ID, of those that have probes and run
+	Behind   bool                     // packets for some Service went to it when its deletion began
 	Drain    bool                     // all pods of the node are to stop, and to be started again later
 	Now      time.Time
 	Delay    time.Duration // first delay between restarts

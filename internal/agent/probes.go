@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -204,7 +205,7 @@ func (k *keeper) unwell(c *corev1.Container, have *Container) {
 // annotationStopDelay says how long a pod's containers are left to serve after its deletion has begun, before they are asked to stop: "0s", "2s".
 const annotationStopDelay = "sampan.dev/stop-delay"
 
-// stopDelay is that for pods that say nothing, if they are ready by a probe: those who send requests learn of the deletion at the same
+// stopDelay is that for pods that say nothing, if they are ready by a probe or behind a Service: those who send requests learn of the deletion at the same
 // time as the agent, and are spared a connection that is refused.
 const (
 	stopDelay     = 100 * time.Millisecond
@@ -218,7 +219,7 @@ func servesUntil(in Input) time.Time {
 		if asked, err := time.ParseDuration(text); err == nil {
 			d = min(asked, mostStopDelay)
 		}
-	} else if !slices.ContainsFunc(in.Pod.Spec.Containers, func(c corev1.Container) bool { return c.ReadinessProbe != nil }) {
+	} else if !in.Behind && !slices.ContainsFunc(in.Pod.Spec.Containers, func(c corev1.Container) bool { return c.ReadinessProbe != nil }) {
 		return time.Time{}
 	}
 	ready := slices.ContainsFunc(in.Pod.Status.Conditions, func(c corev1.PodCondition) bool {
@@ -233,4 +234,17 @@ func servesUntil(in Input) time.Time {
 		since = in.Now
 	}
 	return since.Add(d)
+}
+
+// behindService says that packets for some Service go to the pod.
+func (a *Agent) behindService(pod *corev1.Pod) bool {
+	if a.cfg.Proxy == nil || pod.Spec.HostNetwork {
+		return false
+	}
+	for _, p := range pod.Status.PodIPs {
+		if ip, err := netip.ParseAddr(p.IP); err == nil && a.cfg.Proxy.Sends(ip.Unmap()) {
+			return true
+		}
+	}
+	return false
 }

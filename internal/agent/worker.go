@@ -43,6 +43,7 @@ type worker struct {
 	stored  *corev1.Pod       // as last written, while the view is behind
 	said    map[string]string // reason of waiting last told as an event, by container
 	grace   time.Duration     // that DownSince belongs to
+	behind  bool              // packets for some Service went to the pod when its deletion began
 	retries int
 	ports   string // id of the sandbox that the host ports lead to
 }
@@ -199,7 +200,10 @@ func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 	}
 	work := w.work
 	work.Images, work.Failed, work.Stopping = maps.Clone(work.Images), maps.Clone(work.Failed), maps.Clone(work.Stopping)
-	in := Input{Pod: pod, Seen: seen, Work: work, Probed: a.prober.verdicts(w.uid), Drain: drain, Now: time.Now(), Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
+	if pod != nil && pod.DeletionTimestamp != nil && !w.behind {
+		w.behind = a.behindService(pod)
+	}
+	in := Input{Pod: pod, Seen: seen, Work: work, Behind: w.behind, Probed: a.prober.verdicts(w.uid), Drain: drain, Now: time.Now(), Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
 	if pod == nil && in.Seen.Grace == 0 && w.pod != nil && w.pod.Spec.TerminationGracePeriodSeconds != nil {
 		in.Seen.Grace = *w.pod.Spec.TerminationGracePeriodSeconds
 	}

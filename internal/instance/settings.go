@@ -11,33 +11,39 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"sampan.dev/internal/allocate"
 )
 
 // Settings are what a person may choose for a one-node cluster. They are remembered in the data directory, so that a later start, stop
 // or reset needs only --data-dir.
 type Settings struct {
 	NodeName    string       `json:"nodeName"`
-	NodeIP      netip.Addr   `json:"nodeIP"`               // the node's own address; invalid means the one that the default route leaves by
-	Bind        netip.Addr   `json:"bind"`                 // where the API and the node's server listen
-	APIPort     uint16       `json:"apiPort"`              // the API over TLS
-	NodePort    uint16       `json:"nodePort"`             // logs, exec and metrics of the node over TLS
-	PodRange    netip.Prefix `json:"podRange"`             // all pods of the cluster; each node takes a /24 of it
-	ServiceCIDR netip.Prefix `json:"serviceCIDR"`          // all Services of the cluster
-	CRI         string       `json:"cri,omitempty"`        // an endpoint to use in place of sampan-runtime
-	Kubeconfig  string       `json:"kubeconfig,omitempty"` // the file that the context was merged into, besides DIR/kubeconfig
-	Context     string       `json:"context"`              // the name of that context
+	NodeIP      netip.Addr   `json:"nodeIP"`      // the node's own address; invalid means the one that the default route leaves by
+	Bind        netip.Addr   `json:"bind"`        // where the API and the node's server listen
+	APIPort     uint16       `json:"apiPort"`     // the API over TLS
+	NodePort    uint16       `json:"nodePort"`    // logs, exec and metrics of the node over TLS
+	PodRange    netip.Prefix `json:"podRange"`    // all pods of the cluster; each node takes a /24 of it
+	ServiceCIDR netip.Prefix `json:"serviceCIDR"` // all Services of the cluster
+	// ServicePorts is where the node ports of Services are from.
+	ServicePorts allocate.PortRange `json:"servicePorts"`
+	Upstreams    []netip.AddrPort   `json:"dnsUpstreams,omitempty"` // who is asked for names outside the cluster; none: those of /etc/resolv.conf
+	CRI          string             `json:"cri,omitempty"`          // an endpoint to use in place of sampan-runtime
+	Kubeconfig   string             `json:"kubeconfig,omitempty"`   // the file that the context was merged into, besides DIR/kubeconfig
+	Context      string             `json:"context"`                // the name of that context
 }
 
 // Defaults are the settings of a first start without flags.
 func Defaults() Settings {
 	return Settings{
-		NodeName:    hostName(),
-		Bind:        netip.IPv4Unspecified(),
-		APIPort:     6443,
-		NodePort:    10250,
-		PodRange:    netip.MustParsePrefix("10.244.0.0/16"),
-		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"),
-		Context:     "sampan",
+		NodeName:     hostName(),
+		Bind:         netip.IPv4Unspecified(),
+		APIPort:      6443,
+		NodePort:     10250,
+		PodRange:     netip.MustParsePrefix("10.244.0.0/16"),
+		ServiceCIDR:  netip.MustParsePrefix("10.96.0.0/16"),
+		ServicePorts: allocate.DefaultPorts,
+		Context:      "sampan",
 	}
 }
 
@@ -69,6 +75,11 @@ func (s Settings) Validate() error {
 	if s.APIPort == s.NodePort {
 		bad("node-port", "%d is the API's port as well (--api-port)", s.NodePort)
 	}
+	for flag, port := range map[string]uint16{"api-port": s.APIPort, "node-port": s.NodePort} {
+		if s.ServicePorts.First <= int32(port) && int32(port) <= s.ServicePorts.Last {
+			bad(flag, "%d is one of the node ports of Services (--service-node-port-range %v)", port, s.ServicePorts)
+		}
+	}
 	for flag, p := range map[string]netip.Prefix{"pod-range": s.PodRange, "service-range": s.ServiceCIDR} {
 		if !p.IsValid() || !p.Addr().Is4() || p != p.Masked() {
 			bad(flag, "%v is not an IPv4 range such as 10.244.0.0/16", p)
@@ -76,6 +87,9 @@ func (s Settings) Validate() error {
 	}
 	if s.PodRange.IsValid() && s.PodRange.Bits() > 24 {
 		bad("pod-range", "%v is too small: a node alone takes a /24", s.PodRange)
+	}
+	if s.ServiceCIDR.IsValid() && s.ServiceCIDR.Bits() > 27 {
+		bad("service-range", "%v is too small: it takes a /27 at the least", s.ServiceCIDR)
 	}
 	if s.PodRange.Overlaps(s.ServiceCIDR) {
 		bad("service-range", "%v overlaps the pods' range %v", s.ServiceCIDR, s.PodRange)
@@ -85,6 +99,15 @@ func (s Settings) Validate() error {
 
 // NodeRange is the part of the pods' range that the first node takes.
 func (s Settings) NodeRange() netip.Prefix { return netip.PrefixFrom(s.PodRange.Addr(), 24) }
+
+// DNS is the address of the cluster's DNS server: the tenth of the Services' range, as Kubernetes' installers have it.
+func (s Settings) DNS() netip.Addr {
+	a := s.ServiceCIDR.Masked().Addr()
+	for range 10 {
+		a = a.Next()
+	}
+	return a
+}
 
 // Load returns the settings of the last start; fs.ErrNotExist where there was none.
 func (i Instance) Load() (Settings, error) {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -129,19 +130,25 @@ func raise(c Config, bridge netlink.Link) error {
 		return fmt.Errorf("route %s to bridge %s: %w", c.Service, c.Bridge(), err)
 	}
 	gateway := &net.IPNet{IP: c.Gateway().AsSlice(), Mask: net.CIDRMask(c.Node.Bits(), 32)}
+	own := []*net.IPNet{gateway}
+	if c.DNS.IsValid() {
+		own = append(own, ipnet(netip.PrefixFrom(c.DNS, c.DNS.BitLen())))
+	}
 	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(bridge, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("list addresses of bridge %s: %w", c.Bridge(), err)
 	}
 	for _, a := range addrs {
-		if a.IPNet.String() != gateway.String() {
+		if !slices.ContainsFunc(own, func(o *net.IPNet) bool { return a.IPNet.String() == o.String() }) {
 			if err := netlink.AddrDel(bridge, &a); err != nil {
 				return fmt.Errorf("remove address %s from bridge %s: %w", a.IPNet, c.Bridge(), err)
 			}
 		}
 	}
-	if err := netlink.AddrReplace(bridge, &netlink.Addr{IPNet: gateway}); err != nil {
-		return fmt.Errorf("give bridge %s the address %s: %w", c.Bridge(), gateway, err)
+	for _, a := range own {
+		if err := netlink.AddrReplace(bridge, &netlink.Addr{IPNet: a}); err != nil {
+			return fmt.Errorf("give bridge %s the address %s: %w", c.Bridge(), a, err)
+		}
 	}
 	return nil
 }

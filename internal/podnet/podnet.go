@@ -24,6 +24,7 @@ type Config struct {
 	Pods    netip.Prefix // of the whole cluster, 10.244.0.0/16
 	Node    netip.Prefix // this node's part of it, 10.244.0.0/24
 	Service netip.Prefix // 10.96.0.0/16
+	DNS     netip.Addr   // of the service range: this node answers there itself; not valid: it does not
 	Kernel  nft.Kernel   // where rules are set; the kernel's own if nil
 }
 
@@ -48,6 +49,8 @@ func (c Config) check() error {
 		return fmt.Errorf("pod network: the node's range %s is not within the pod range %s", c.Node, c.Pods)
 	case c.Node.Bits() > 30:
 		return fmt.Errorf("pod network: the node's range %s has no room for pods", c.Node)
+	case c.DNS.IsValid() && !c.Service.Contains(c.DNS):
+		return fmt.Errorf("pod network: the address %s of the DNS server is not within the service range %s", c.DNS, c.Service)
 	case c.Pods.Overlaps(c.Service):
 		return fmt.Errorf("pod network: the pod range %s and the service range %s overlap", c.Pods, c.Service)
 	}

@@ -27,7 +27,7 @@ func TestWherePacketsGo(t *testing.T) {
 	node := addr("192.0.2.1")
 	fake := &nft.Fake{Local: []netip.Addr{node, addr("10.244.0.1")}}
 	cfg := config()
-	cfg.Kernel = fake
+	cfg.Kernel, cfg.DNS = fake, addr("10.96.0.10")
 	n := &Network{cfg: cfg, ports: map[string][]HostPort{}}
 	if err := fake.Set(t.Context(), n.table()); err != nil {
 		t.Fatal(err)
@@ -49,6 +49,7 @@ func TestWherePacketsGo(t *testing.T) {
 		"from a pod to the node it stays as it is":     {nft.Packet{In: bridge, From: addr("10.244.0.5"), To: node}, nft.Verdict{Fate: "accept"}},
 		"from a pod to no Service it is refused":       {nft.Packet{In: bridge, Out: bridge, From: addr("10.244.0.5"), To: addr("10.96.3.4")}, nft.Verdict{Fate: "reject", By: "forward"}},
 		"from the node to no Service it is refused":    {nft.Packet{Out: bridge, From: node, To: addr("10.96.3.4")}, nft.Verdict{Fate: "reject", By: "output"}},
+		"from the node to its DNS server it goes":      {nft.Packet{Out: "lo", From: cfg.DNS, To: cfg.DNS, Proto: nft.UDP, Port: 53}, nft.Verdict{Fate: "accept"}},
 		"from the node to a pod it goes":               {nft.Packet{Out: bridge, From: addr("10.244.0.1"), To: addr("10.244.0.5")}, nft.Verdict{Fate: "accept"}},
 		"from the world to a host port it reaches the pod": {
 			nft.Packet{In: "eth0", Out: bridge, From: addr("198.51.100.1"), To: node, Proto: nft.TCP, Port: 8080},

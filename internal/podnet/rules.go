@@ -34,7 +34,7 @@ func (n *Network) table() nft.Table {
 			nft.Rule{If: []nft.Match{nft.In{Link: bridge}}, Do: nft.Accept{}, Comment: "from pods"},
 			nft.Rule{If: []nft.Match{nft.Out{Link: bridge}}, Do: nft.Accept{}, Comment: "to pods"},
 		)},
-		{Name: "output", Base: &nft.Base{Hook: nft.Output, Priority: nft.PriorityFilter}, Rules: append(unowned[:2:2],
+		{Name: "output", Base: &nft.Base{Hook: nft.Output, Priority: nft.PriorityFilter}, Rules: append(append(n.answered(), unowned...),
 			nft.Rule{If: []nft.Match{nft.Out{Link: bridge}, nft.ToICMP{Type: redirect}}, Do: nft.Drop{}, Comment: "pods reach each other by this node"},
 		)},
 		{Name: "masquerade", Base: &nft.Base{Kind: nft.NAT, Hook: nft.Postrouting, Priority: nft.PrioritySrcNAT}, Rules: []nft.Rule{
@@ -49,6 +49,14 @@ func (n *Network) table() nft.Table {
 		n.publish(&t, ports)
 	}
 	return t
+}
+
+// answered lets the node's own programs ask the DNS server, which answers at an address of the service range. (Pods' questions are not forwarded.)
+func (n *Network) answered() []nft.Rule {
+	if !n.cfg.DNS.IsValid() {
+		return nil
+	}
+	return []nft.Rule{{If: []nft.Match{nft.To{Prefix: netip.PrefixFrom(n.cfg.DNS, n.cfg.DNS.BitLen())}}, Do: nft.Return{}, Comment: "this node's DNS server"}}
 }
 
 // publish adds the host ports: translated where they come in and where the node itself asks, and masqueraded where a pod

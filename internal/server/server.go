@@ -44,6 +44,7 @@ type Config struct {
 	// NodePorts is where node ports are from, and DNS the cluster IP of the DNS server, if there is one.
 	NodePorts allocate.PortRange
 	DNS       netip.Addr
+	Metrics   []prometheus.Collector // of others in this process, served with the server's own
 	Log       *slog.Logger
 }
 
@@ -92,7 +93,7 @@ func Open(cfg Config) (*Server, error) {
 		TLS:   cfg.PKI.ServerTLS(names),
 		Nodes: nodes{s, cfg.PKI.ClientTLS(apiUser, []string{auth.Masters})}, Address: cfg.Address,
 		Ready:   map[string]func() error{"store": s.storeWorks},
-		Metrics: []prometheus.Collector{queues, schedule},
+		Metrics: append([]prometheus.Collector{queues, schedule}, cfg.Metrics...),
 		Log:     cfg.Log,
 	})
 	return s, nil

@@ -31,7 +31,7 @@ type Access struct {
 	node     string
 	who      *auth.Identity
 
-	pods, nodes, leases, configs, secrets *resource.Kind
+	pods, nodes, leases, configs, secrets, services *resource.Kind
 }
 
 var (
@@ -49,7 +49,7 @@ func New(table *resource.Table, c *cache.Cache, r *registry.Registry, node strin
 		cache: c, registry: r, node: node,
 		who:  &auth.Identity{Name: "system:node:" + node, Groups: []string{"system:nodes", "system:authenticated"}},
 		pods: kind("", "pods"), nodes: kind("", "nodes"), configs: kind("", "configmaps"), secrets: kind("", "secrets"),
-		leases: kind("coordination.k8s.io", "leases"),
+		leases: kind("coordination.k8s.io", "leases"), services: kind("", "services"),
 	}
 }
 
@@ -77,6 +77,14 @@ func (a *Access) mine(o *cache.Object) *corev1.Pod {
 // Pod implements agent.View.
 func (a *Access) Pod(namespace, name string) *corev1.Pod {
 	return a.mine(a.cache.Snapshot().Get(a.pods, namespace, name))
+}
+
+// Services implements agent.View.
+func (a *Access) Services(namespace string) (all []*corev1.Service) {
+	for o := range a.cache.Snapshot().List(a.services, cache.Selection{Namespace: namespace}) {
+		all = append(all, cache.Typed[*corev1.Service](o))
+	}
+	return all
 }
 
 // ConfigMap implements agent.View.

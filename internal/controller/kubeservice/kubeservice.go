@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 Endpoints are deprecated, and still served and read
+
 // Package kubeservice keeps the Services that the cluster itself has: default/kubernetes, by which pods reach the API server, and
 // kube-system/kube-dns, by which they resolve names; and the ServiceCIDR that says where cluster IPs are from.
 //

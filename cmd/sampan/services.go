@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"sampan.dev/internal/agent/inprocess"
+	"sampan.dev/internal/dns"
+	"sampan.dev/internal/instance"
+	"sampan.dev/internal/nft"
+	"sampan.dev/internal/podnet"
+	"sampan.dev/internal/proxy"
+)
+
+// services is what makes Services of this node: rules for their addresses, answers for their names.
+type services struct {
+	u      *up
+	net    *podnet.Network
+	names  *dns.Server
+	health *proxy.HealthServers
+	proxy  *proxy.Proxy
+}
+
+// newNames makes the DNS server of an instance. It asks nobody before it runs.
+func newNames(u *up) *dns.Server {
+	return dns.New(dns.Config{
+		ClusterPrefixes: []netip.Prefix{u.settings.PodRange, u.settings.ServiceCIDR}, ResolvConf: "/etc/resolv.conf", Upstreams: u.settings.Upstreams, Log: u.log,
+	})
+}
+
+// newServices puts the parts together. It starts nothing, and comes before the view's cache runs.
+func newServices(u *up, pods *podnet.Network, names *dns.Server, view *inprocess.Services) *services {
+	view.Tell(names)
+	s := &services{u: u, net: pods, names: names, health: proxy.NewHealthServers(u.log)}
+	s.proxy = proxy.New(proxy.Config{
+		Node: u.settings.NodeName, Network: serviceNetwork(u.inst, u.settings), View: view, Kernel: nft.New(), Connections: proxy.Conntrack{}, Health: s.health, Log: u.log,
+	})
+	return s
+}
+
+func serviceNetwork(inst instance.Instance, s instance.Settings) proxy.Network {
+	return proxy.Network{
+		Table: network(inst, s).Table() + "-services",
+		Pods:  []netip.Prefix{s.PodRange}, Node: []netip.Prefix{s.NodeRange()}, Services: []netip.Prefix{s.ServiceCIDR},
+	}
+}
+
+// run keeps rules and answers until ctx ends. The rules stay then, and so do connections.
+func (s *services) run(ctx context.Context) error {
+	udp, tcp, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.health.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.names.Serve(ctx, udp, tcp) })
+	g.Go(func() error { return s.proxy.Run(ctx) })
+	g.Go(func() error { return s.net.Run(ctx, s.u.log) })
+	return g.Wait()
+}
+
+// listen opens the DNS server's sockets. Where another program has port 53 of all addresses, they get another port, and what is sent to 53 is led there.
+func (s *services) listen(ctx context.Context) (net.PacketConn, net.Listener, error) {
+	at := s.u.settings.DNS()
+	udp, tcp, err := listenBoth(netip.AddrPortFrom(at, 53))
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return udp, tcp, err
+	}
+	for range 10 { // a port that is free for one protocol may not be for the other
+		if udp, err = net.ListenPacket("udp", netip.AddrPortFrom(at, 0).String()); err != nil {
+			return nil, nil, fmt.Errorf("listen for DNS: %w", err)
+		}
+		port := udp.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+		if tcp, err = net.Listen("tcp", netip.AddrPortFrom(at, port).String()); err != nil {
+			_ = udp.Close()
+			continue
+		}
+		s.u.log.Info("another program has port 53 of this machine; the cluster's DNS server has its address to itself all the same", "port", port)
+		ports := []podnet.HostPort{
+			{Proto: nft.UDP, HostIP: at, HostPort: 53, Pod: at, PodPort: port}, {Proto: nft.TCP, HostIP: at, HostPort: 53, Pod: at, PodPort: port},
+		}
+		if err := s.net.SetHostPorts(ctx, "dns", ports); err != nil {
+			return nil, nil, errors.Join(err, udp.Close(), tcp.Close())
+		}
+		return udp, tcp, nil
+	}
+	return nil, nil, fmt.Errorf("listen for DNS: %w", err)
+}
+
+func listenBoth(at netip.AddrPort) (net.PacketConn, net.Listener, error) {
+	udp, err := net.ListenPacket("udp", at.String())
+	if err != nil {
+		return nil, nil, fmt.Errorf("listen for DNS: %w", err)
+	}
+	tcp, err := net.Listen("tcp", at.String())
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("listen for DNS: %w", err), udp.Close())
+	}
+	return udp, tcp, nil
+}
