@@ -74,8 +74,16 @@ func New(cfg Config, view View, api API, metrics *loop.Metrics, log *slog.Logger
 	return c
 }
 
-// Changed marks an object, if it is one of those that this controller keeps.
+// Changed marks an object, if it is one of those that this controller keeps, and with a namespace what is in it.
 func (c *Controller) Changed(kind, namespace, name string) {
+	if kind == "Namespace" {
+		for key := range c.want {
+			if key.Namespace == name {
+				c.Mark(key)
+			}
+		}
+		return
+	}
 	if key := (loop.Key{Namespace: namespace, Name: kind + "/" + name}); c.want[key].make != nil {
 		c.Mark(key)
 	}
@@ -88,6 +96,8 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 	have := c.view.Get(w.kind, o.GetNamespace(), o.GetName())
 	var err error
 	switch {
+	case have == nil && o.GetNamespace() != "" && c.view.Get("Namespace", "", o.GetNamespace()) == nil:
+		return nil // the namespace marks it when it comes
 	case have == nil:
 		err = c.api.Create(ctx, w.kind, o)
 		if apierrors.IsAlreadyExists(err) {

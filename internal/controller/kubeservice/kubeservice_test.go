@@ -4,12 +4,15 @@ package kubeservice
 
 import (
 	"context"
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	networking "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/resource"
@@ -51,6 +54,13 @@ func TestKept(t *testing.T) {
 				}
 			}
 		}
+	}
+	all()
+	if len(s) != 1 || s["ServiceCIDR /kubernetes"] == nil {
+		t.Errorf("before its namespaces are there it makes %v", slices.Collect(maps.Keys(s)))
+	}
+	for _, name := range []string{"default", "kube-system"} {
+		s["Namespace /"+name] = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	}
 	all()
 	check := func(when string) {
