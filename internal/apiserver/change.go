@@ -225,10 +225,13 @@ func wipe(obj resource.Object) {
 	obj.SetSelfLink("")
 }
 
-// warn tells the person behind the request what the kind warns of.
+// warn tells the person behind the request what the kind warns of, once what was left out has been filled in.
 func (c *call) warn(ctx context.Context, obj resource.Object) {
 	if c.kind.Warnings == nil || c.sub != "" {
 		return
+	}
+	if c.kind.Default != nil {
+		c.kind.Default(obj)
 	}
 	w := warningsOf(ctx)
 	for _, text := range c.kind.Warnings(obj) {
