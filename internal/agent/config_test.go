@@ -83,6 +83,59 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+func TestServicesAreTold(t *testing.T) {
+	service := func(namespace, name, ip string, ports ...corev1.ServicePort) *corev1.Service {
+		return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: corev1.ServiceSpec{ClusterIP: ip, Ports: ports}}
+	}
+	https := corev1.ServicePort{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP}
+	api := newFakeAPI()
+	api.services = []*corev1.Service{
+		service("default", "kubernetes", "10.96.0.1", https),
+		service("default", "elsewhere", "10.96.0.2", https),
+		service("ns", "my-db", "10.96.0.3", corev1.ServicePort{Name: "sql-port", Port: 5432, Protocol: corev1.ProtocolTCP}, corev1.ServicePort{Port: 53, Protocol: corev1.ProtocolUDP}),
+		service("ns", "headless", corev1.ClusterIPNone, https),
+		service("ns", "far", ""),
+		service("ns", "six", "fd00::1", corev1.ServicePort{Port: 80}),
+	}
+	kubernetes := "KUBERNETES_PORT=tcp://10.96.0.1:443 KUBERNETES_PORT_443_TCP=tcp://10.96.0.1:443 KUBERNETES_PORT_443_TCP_ADDR=10.96.0.1 KUBERNETES_PORT_443_TCP_PORT=443 " +
+		"KUBERNETES_PORT_443_TCP_PROTO=tcp KUBERNETES_SERVICE_HOST=10.96.0.1 KUBERNETES_SERVICE_PORT=443 KUBERNETES_SERVICE_PORT_HTTPS=443"
+	db := "MY_DB_PORT=tcp://10.96.0.3:5432 MY_DB_PORT_53_UDP=udp://10.96.0.3:53 MY_DB_PORT_53_UDP_ADDR=10.96.0.3 MY_DB_PORT_53_UDP_PORT=53 MY_DB_PORT_53_UDP_PROTO=udp " +
+		"MY_DB_PORT_5432_TCP=tcp://10.96.0.3:5432 MY_DB_PORT_5432_TCP_ADDR=10.96.0.3 MY_DB_PORT_5432_TCP_PORT=5432 MY_DB_PORT_5432_TCP_PROTO=tcp " +
+		"MY_DB_SERVICE_HOST=10.96.0.3 MY_DB_SERVICE_PORT=5432 MY_DB_SERVICE_PORT_SQL_PORT=5432"
+	six := "SIX_PORT=tcp://[fd00::1]:80 SIX_PORT_80_TCP=tcp://[fd00::1]:80 SIX_PORT_80_TCP_ADDR=fd00::1 SIX_PORT_80_TCP_PORT=80 SIX_PORT_80_TCP_PROTO=tcp SIX_SERVICE_HOST=fd00::1 SIX_SERVICE_PORT=80"
+	no := false
+	for name, c := range map[string]struct {
+		namespace string
+		links     *bool
+		env       []corev1.EnvVar
+		want      string
+	}{
+		"those of the namespace and the API": {namespace: "ns", want: kubernetes + " " + db + " " + six},
+		"the API alone":                      {namespace: "ns", links: &no, want: kubernetes},
+		"in another namespace":               {namespace: "empty", want: kubernetes},
+		"what the pod says itself wins, and may refer to them": {
+			namespace: "empty", links: &no,
+			env:  []corev1.EnvVar{{Name: "KUBERNETES_SERVICE_HOST", Value: "api.example"}, {Name: "URL", Value: "https://$(KUBERNETES_SERVICE_HOST):$(KUBERNETES_SERVICE_PORT)/"}},
+			want: "KUBERNETES_SERVICE_HOST=api.example URL=https://api.example:443/ " + strings.Replace(kubernetes, " KUBERNETES_SERVICE_HOST=10.96.0.1", "", 1),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := newPod(func(p *corev1.Pod) { p.Namespace, p.Spec.EnableServiceLinks = c.namespace, c.links })
+			e, err := environmentOf(t.Context(), api, pod, &corev1.Container{Name: "c", Env: c.env}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var all []string
+			for _, kv := range e.list() {
+				all = append(all, kv.Key+"="+string(kv.Value))
+			}
+			if got := strings.Join(all, " "); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
 func TestSecurity(t *testing.T) {
 	yes, no := true, false
 	uid, other, root := int64(1000), int64(2000), int64(0)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 // fakeAPI is the API and the agent's view of it at once.
 type fakeAPI struct {
 	services []*corev1.Service
+	behind   atomic.Bool // packets for some Service go to each pod
 
 	mu      sync.Mutex
 	rev     int
@@ -85,6 +87,8 @@ func (f *fakeAPI) Services(namespace string) (all []*corev1.Service) {
 	}
 	return all
 }
+
+func (f *fakeAPI) Sends(to netip.Addr) bool                 { return to.IsValid() && f.behind.Load() }
 func (f *fakeAPI) OnPod(fn func(old, new *corev1.Pod))      { f.onPod = fn }
 func (f *fakeAPI) OnConfig(fn func(namespace, name string)) { f.onConf = fn }
 func (f *fakeAPI) Record(obj runtime.Object, kind, reason, message string) {
@@ -236,7 +240,7 @@ func newAgent(t *testing.T, api *fakeAPI, rt *fakeRuntime, dir string) *Agent {
 	rt.logs = filepath.Join(dir, "logs", "pods")
 	a := New(Config{
 		NodeName: "n", NodeIP: netip.MustParseAddr("192.0.2.1"), DataDir: dir, PodCIDR: netip.MustParsePrefix("10.244.0.0/24"),
-		View: api, API: api, Events: api, CRI: rt,
+		View: api, API: api, Events: api, CRI: rt, Proxy: api,
 	})
 	return a
 }

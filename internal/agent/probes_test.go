@@ -163,9 +163,11 @@ func TestAReadyPodServesForAMomentAfterItsDeletion(t *testing.T) {
 	for name, c := range map[string]struct {
 		annotation string
 		probe      *corev1.Probe
+		behind     bool // a Service
 		want       time.Duration
 	}{
 		"by a probe":           {probe: by("ready"), want: 100 * time.Millisecond},
+		"behind a Service":     {behind: true, want: 100 * time.Millisecond},
 		"by nothing but luck":  {},
 		"as long as it wants":  {annotation: "2s", want: 2 * time.Second},
 		"it wants none":        {annotation: "0s", probe: by("ready")},
@@ -183,8 +185,10 @@ func TestAReadyPodServesForAMomentAfterItsDeletion(t *testing.T) {
 				}))
 				h.after(time.Second)
 				h.readyIs(true)
+				h.api.behind.Store(c.behind)
 				h.api.deletePod("ns", "p", 30)
 				synctest.Wait()
+				h.api.behind.Store(false) // the proxy hears of it as well
 				if c.want > 0 {
 					h.after(c.want - time.Millisecond)
 					if _, running, _ := h.rt.counts(); running != 1 {
