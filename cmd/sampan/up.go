@@ -53,6 +53,7 @@ func upCommand() *cobra.Command {
 				return up.detach(cmd.Context(), os.Args[1:])
 			}
 			up.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			hush(up.log)
 			if reportFD > 0 {
 				up.report = os.NewFile(uintptr(reportFD), "report")
 				up.out = up.report

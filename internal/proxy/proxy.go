@@ -99,12 +99,13 @@ func (p *Proxy) mark(keys ...loop.Key) {
 
 func (p *Proxy) markAll() { p.mark(p.cfg.View.Services()...) }
 
-// Rebuild has the whole table sent, whatever the kernel holds.
-func (p *Proxy) Rebuild() {
+// Rebuild has the whole table sent, whatever the kernel holds. It says whether that is news.
+func (p *Proxy) Rebuild() (news bool) {
 	p.mu.Lock()
-	p.all = true
+	p.all, news = true, !p.all
 	p.mu.Unlock()
 	p.poke()
+	return news
 }
 
 func (p *Proxy) poke() {
@@ -143,8 +144,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 func (p *Proxy) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := p.cfg.Kernel.Watch(ctx, p.cfg.Network.Table, func() {
-			p.log.Warn("somebody else has changed the rules of Services; they are made anew", "table", p.cfg.Network.Table)
-			p.Rebuild()
+			if p.Rebuild() {
+				p.log.Warn("somebody else has changed the rules of Services; they are made anew", "table", p.cfg.Network.Table)
+			}
 		})
 		if err != nil && ctx.Err() == nil {
 			p.log.Warn("watch rules of Services", "error", err)
