@@ -28,7 +28,7 @@ import (
 const inside = "SAMPAN_BENCH_INSIDE"
 
 func main() {
-	only := flag.String("only", "", "comma-separated figures to measure: start,pods,memory,idle,rollout,writes,list,simulated (default: all)")
+	only := flag.String("only", "", "comma-separated figures to measure: start,pods,memory,idle,rollout,services,traffic,writes,list,simulated (default: all)")
 	idle := flag.Duration("idle", time.Minute, "how long to look at the idle cluster")
 	flag.Parse()
 	if os.Getenv(inside) == "" {
@@ -86,6 +86,8 @@ func run(ctx context.Context, only string, idle time.Duration) (err error) {
 		{"memory", b.memory},
 		{"idle", func(ctx context.Context) error { return b.idle(ctx, idle) }},
 		{"rollout", b.rollout},
+		{"services", b.services},
+		{"traffic", b.traffic},
 		{"writes", b.writes},
 		{"list", b.list},
 		{"simulated", b.simulated},
