@@ -1,7 +1,7 @@
 // Command sampan-runtime runs the pods and containers of one node, and is told what to do by CRI on a unix socket.
 //
 // It is also what it runs other programs' first steps with: "init" sets a container up from inside, "hold" keeps its terminal while
-// there is no runtime, "pause" keeps a pod's process namespace, "hello" is the program in the built-in images. Always: containers run on when it ends, however it ends.
+// there is no runtime, "pause" keeps a pod's process namespace, "hello" and "ask" are the programs in the built-in images. Always: containers run on when it ends, however it ends.
 package main
 
 import (
@@ -34,6 +34,8 @@ func main() {
 			os.Exit(hold.Main(os.Args[2:]))
 		case "pause":
 			os.Exit(sandbox.Pause())
+		case "ask":
+			os.Exit(hello.Ask(context.Background(), os.Args[2:], os.Stdout, os.Stderr))
 		case "hello":
 			os.Exit(hello.Main(context.Background(), os.Args[2:]))
 		}
