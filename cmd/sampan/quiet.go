@@ -23,6 +23,8 @@ func (d details) Handle(ctx context.Context, r slog.Record) error {
 	return d.Handler.Handle(ctx, r)
 }
 
-func (d details) WithAttrs(attrs []slog.Attr) slog.Handler { return details{d.Handler.WithAttrs(attrs)} }
+func (d details) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return details{d.Handler.WithAttrs(attrs)}
+}
 
 func (d details) WithGroup(name string) slog.Handler { return details{d.Handler.WithGroup(name)} }

@@ -48,7 +48,7 @@ func free(c Config) error {
 		for _, rng := range []struct {
 			name, flag string
 			prefix     netip.Prefix
-		}{{"pod", "--pod-cidr", c.Pods}, {"service", "--service-cidr", c.Service}} {
+		}{{"pod", "--pod-range", c.Pods}, {"service", "--service-range", c.Service}} {
 			if dst.Bits() >= rng.prefix.Bits() && rng.prefix.Overlaps(dst) {
 				return fmt.Errorf("the %s range %s is already used on this machine by %s: choose another with %s: %w",
 					rng.name, rng.prefix, user(r, dst), rng.flag, ErrTaken)
