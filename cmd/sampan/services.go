@@ -13,6 +13,7 @@ import (
 	"sampan.dev/internal/agent/inprocess"
 	"sampan.dev/internal/dns"
 	"sampan.dev/internal/instance"
+	"sampan.dev/internal/loop"
 	"sampan.dev/internal/nft"
 	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/proxy"
@@ -25,6 +26,7 @@ type services struct {
 	names  *dns.Server
 	health *proxy.HealthServers
 	proxy  *proxy.Proxy
+	ranges *loop.Loop // closes what ranges Services have got
 }
 
 // newNames makes the DNS server of an instance. It asks nobody before it runs.
@@ -41,6 +43,8 @@ func newServices(u *up, pods *podnet.Network, names *dns.Server, view *inprocess
 	s.proxy = proxy.New(proxy.Config{
 		Node: u.settings.NodeName, Network: serviceNetwork(u.inst, u.settings), View: view, Kernel: nft.New(), Connections: proxy.Conntrack{}, Health: s.health, Log: u.log,
 	})
+	s.ranges = loop.New("service-ranges", func(ctx context.Context, _ loop.Key) error { return pods.SetServices(ctx, view.Ranges()) }, loop.Options{Log: u.log})
+	view.OnRanges(func() { s.ranges.Mark(loop.Key{}) })
 	return s
 }
 
@@ -62,6 +66,7 @@ func (s *services) run(ctx context.Context) error {
 	g.Go(func() error { return s.names.Serve(ctx, udp, tcp) })
 	g.Go(func() error { return s.proxy.Run(ctx) })
 	g.Go(func() error { return s.net.Run(ctx, s.u.log) })
+	g.Go(func() error { return s.ranges.Run(ctx) })
 	return g.Wait()
 }
 

@@ -123,11 +123,8 @@ func raise(c Config, bridge netlink.Link) error {
 	if err := sysctl("net/ipv4/conf/"+c.Bridge()+"/ignore_routes_with_linkdown", "0"); err != nil {
 		return err
 	}
-	service := &netlink.Route{
-		LinkIndex: bridge.Attrs().Index, Dst: ipnet(c.Service), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN,
-	}
-	if err := netlink.RouteReplace(service); err != nil {
-		return fmt.Errorf("route %s to bridge %s: %w", c.Service, c.Bridge(), err)
+	if err := routeServices(c, nil); err != nil {
+		return err
 	}
 	gateway := &net.IPNet{IP: c.Gateway().AsSlice(), Mask: net.CIDRMask(c.Node.Bits(), 32)}
 	own := []*net.IPNet{gateway}
@@ -148,6 +145,38 @@ func raise(c Config, bridge netlink.Link) error {
 	for _, a := range own {
 		if err := netlink.AddrReplace(bridge, &netlink.Addr{IPNet: a}); err != nil {
 			return fmt.Errorf("give bridge %s the address %s: %w", c.Bridge(), a, err)
+		}
+	}
+	return nil
+}
+
+// routeServices leads the ranges of Services to the bridge, where rules say what becomes of their packets, and no others: by the default route they would leave
+// before they are translated.
+func routeServices(c Config, more []netip.Prefix) error {
+	bridge, err := netlink.LinkByName(c.Bridge())
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", c.Bridge(), err)
+	}
+	wanted := map[string]bool{}
+	for _, p := range append([]netip.Prefix{c.Service}, more...) {
+		route := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipnet(p), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}
+		if err := netlink.RouteReplace(route); err != nil {
+			return fmt.Errorf("route %s to bridge %s: %w", p, c.Bridge(), err)
+		}
+		wanted[route.Dst.String()] = true
+	}
+	routes, err := whole(func() ([]netlink.Route, error) {
+		filter := &netlink.Route{LinkIndex: bridge.Attrs().Index, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return fmt.Errorf("list routes to bridge %s: %w", c.Bridge(), err)
+	}
+	for _, r := range routes {
+		if r.Dst != nil && !wanted[r.Dst.String()] {
+			if err := ignore(netlink.RouteDel(&r), "remove the route to "+r.Dst.String()); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -71,8 +71,9 @@ var ErrTaken = errors.New("address range is taken")
 type Network struct {
 	cfg Config
 
-	mu    sync.Mutex // guards ports, and orders writes of the table
+	mu    sync.Mutex // guards ports and more, and orders writes of the table
 	ports map[string][]HostPort
+	more  []netip.Prefix // of Services, besides the first range
 }
 
 // HostPort is a port of the node that leads to a pod.
@@ -159,6 +160,26 @@ func (n *Network) SetHostPorts(ctx context.Context, pod string, ports []HostPort
 		return fmt.Errorf("host ports of pod %s: %w", pod, err)
 	}
 	return nil
+}
+
+// SetServices says which IPv4 ranges Services have besides the first: all of them are closed. It is safe to repeat.
+func (n *Network) SetServices(ctx context.Context, more []netip.Prefix) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.more = nil
+	for _, p := range more {
+		switch p = p.Masked(); {
+		case !p.Addr().Is4() || n.cfg.Service.Overlaps(p) && n.cfg.Service.Bits() <= p.Bits():
+			continue // closed already
+		case p.Overlaps(n.cfg.Pods):
+			return fmt.Errorf("close the service range %s: it overlaps the pod range %s", p, n.cfg.Pods)
+		}
+		n.more = append(n.more, p)
+	}
+	if err := n.cfg.Kernel.Set(ctx, n.table()); err != nil {
+		return fmt.Errorf("close service ranges: %w", err)
+	}
+	return routeServices(n.cfg, n.more)
 }
 
 // Down removes every trace of the network: links that hang on the bridge, the bridge, routes and rules. Pods lose their network.

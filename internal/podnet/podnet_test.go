@@ -152,6 +152,34 @@ func TestUpAndDown(t *testing.T) {
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{10, 96, 0, 1}}); err != unix.ECONNREFUSED {
 		t.Errorf("connecting to an address that no Service owns: %v, want connection refused", err)
 	}
+	n, err := Up(ctx, config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := []netip.Prefix{netip.MustParsePrefix("10.97.0.0/24"), netip.MustParsePrefix("10.96.7.0/24"), netip.MustParsePrefix("fd00::/112")}
+	if err := n.SetServices(ctx, more); err != nil {
+		t.Fatal(err)
+	}
+	if out := ip(t, "route get 10.97.0.9"); !strings.Contains(out, "dev sampan-0a1b2c3d") {
+		t.Errorf("another service range is not routed to the bridge: %s", out)
+	}
+	other, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(other)
+	if err := unix.Connect(other, &unix.SockaddrInet4{Port: 80, Addr: [4]byte{10, 97, 0, 9}}); err != unix.ECONNREFUSED {
+		t.Errorf("connecting to an address of another range that no Service owns: %v, want connection refused", err)
+	}
+	if err := n.SetServices(ctx, []netip.Prefix{netip.MustParsePrefix("10.244.8.0/24")}); err == nil || !strings.Contains(err.Error(), "overlaps the pod range") {
+		t.Errorf("a service range within the pods': %v", err)
+	}
+	if err := n.SetServices(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	if now := ip(t, "route show"); now != got {
+		t.Errorf("routes before another service range:\n%s\nafter it:\n%s", got, now)
+	}
 	for range 2 {
 		if err := Down(ctx, config()); err != nil {
 			t.Fatal(err)
@@ -189,8 +217,8 @@ func TestRangesInUseAreRefused(t *testing.T) {
 		other  *Config
 		want   string
 	}{
-		"by a link":                       {[]string{"addr add 10.244.3.1/24 dev world"}, nil, "the pod range 10.244.0.0/16 is already used on this machine by link world (route to 10.244.3.0/24): choose another with --pod-cidr"},
-		"by a link, the service range":    {[]string{"addr add 10.96.0.1/16 dev world"}, nil, "the service range 10.96.0.0/16 is already used on this machine by link world (route to 10.96.0.0/16): choose another with --service-cidr"},
+		"by a link":                       {[]string{"addr add 10.244.3.1/24 dev world"}, nil, "the pod range 10.244.0.0/16 is already used on this machine by link world (route to 10.244.3.0/24): choose another with --pod-range"},
+		"by a link, the service range":    {[]string{"addr add 10.96.0.1/16 dev world"}, nil, "the service range 10.96.0.0/16 is already used on this machine by link world (route to 10.96.0.0/16): choose another with --service-range"},
 		"by another cluster":              {nil, &Config{ID: "ffffffff"}, "is already used on this machine by another sampan"},
 		"not by a wider route":            {[]string{"route add 10.0.0.0/8 dev world"}, nil, ""},
 		"not by another range":            {[]string{"addr add 10.245.0.1/16 dev world"}, nil, ""},

@@ -25,12 +25,15 @@ const redirect = 5
 func (n *Network) table() nft.Table {
 	c := n.cfg
 	bridge := c.Bridge()
-	unowned := nft.Refuse("no Service owns this address", nft.To{Prefix: c.Service})
+	var unowned []nft.Rule
+	for _, services := range append([]netip.Prefix{c.Service}, n.more...) {
+		unowned = append(unowned, nft.Refuse("no Service owns this address", nft.To{Prefix: services})...)
+	}
 	t := nft.Table{Name: c.Table(), Chains: []nft.Chain{
 		{Name: "loopback", Base: &nft.Base{Hook: nft.Prerouting, Priority: nft.PriorityRaw}, Rules: []nft.Rule{
 			{If: []nft.Match{nft.In{Link: bridge}, nft.To{Prefix: loopback}}, Do: nft.Drop{}, Comment: "pods do not reach the node's loopback"},
 		}},
-		{Name: "forward", Base: &nft.Base{Hook: nft.Forward, Priority: nft.PriorityFilter}, Rules: append(unowned[:2:2],
+		{Name: "forward", Base: &nft.Base{Hook: nft.Forward, Priority: nft.PriorityFilter}, Rules: append(slices.Clip(unowned),
 			nft.Rule{If: []nft.Match{nft.In{Link: bridge}}, Do: nft.Accept{}, Comment: "from pods"},
 			nft.Rule{If: []nft.Match{nft.Out{Link: bridge}}, Do: nft.Accept{}, Comment: "to pods"},
 		)},

@@ -204,6 +204,17 @@ func TestServices(t *testing.T) {
 			}
 		}
 	})
+	t.Run("another range of addresses", func(t *testing.T) {
+		c.apply(`{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: more}, spec: {cidrs: [10.97.0.0/24]}}`)
+		c.kubectl("wait", "--for=condition=Ready", "servicecidr/more", "--timeout=60s")
+		c.apply(`{apiVersion: v1, kind: Service, metadata: {name: further}, spec: {clusterIP: 10.97.0.5, selector: {app: webserver}, ports: [{port: 80}]}}`)
+		if got := hosts(t, len(pods), in("wget -qO- http://further/")); !slices.Equal(got, pods) {
+			t.Errorf("%v answered, the pods are %v", got, pods)
+		}
+		if _, err := askOnce("http://10.97.0.6/"); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("an address that no Service owns: %v", err)
+		}
+	})
 	t.Run("names", func(t *testing.T) {
 		out, err := in("nslookup headless.default.svc.cluster.local; nslookup kubernetes.default.svc.cluster.local; nslookup nothing.default.svc.cluster.local; cat /etc/resolv.conf")()
 		if err != nil {

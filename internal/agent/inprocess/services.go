@@ -1,8 +1,11 @@
 package inprocess
 
 import (
+	"net/netip"
+
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	networking "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"sampan.dev/internal/cache"
@@ -17,6 +20,7 @@ type Services struct {
 	cache                               *cache.Cache
 	node                                string
 	services, slices, nodes, namespaces *resource.Kind
+	cidrs                               *resource.Kind
 	files                               endpoint.Slices // slices by Service
 }
 
@@ -30,6 +34,7 @@ func NewServices(table *resource.Table, c *cache.Cache, node string) *Services {
 	}
 	s := &Services{
 		cache: c, node: node, services: kind("", "services"), slices: kind("discovery.k8s.io", "endpointslices"), nodes: kind("", "nodes"), namespaces: kind("", "namespaces"),
+		cidrs: kind("networking.k8s.io", "servicecidrs"),
 	}
 	c.OnChange(s.slices, func(old, new *cache.Object) {
 		o := new
@@ -112,6 +117,23 @@ func (s *Services) OnZone(mark func()) {
 			mark()
 		}
 	})
+}
+
+// Ranges are those that Services have their addresses from.
+func (s *Services) Ranges() (all []netip.Prefix) {
+	for o := range s.cache.Snapshot().List(s.cidrs, cache.Selection{}) {
+		for _, text := range cache.Typed[*networking.ServiceCIDR](o).Spec.CIDRs {
+			if p, err := netip.ParsePrefix(text); err == nil {
+				all = append(all, p.Masked())
+			}
+		}
+	}
+	return all
+}
+
+// OnRanges calls when they may have changed.
+func (s *Services) OnRanges(mark func()) {
+	s.cache.OnChange(s.cidrs, func(_, _ *cache.Object) { mark() })
 }
 
 // Names is who answers questions for names: dns.Server is one.
