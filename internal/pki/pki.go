@@ -1,8 +1,9 @@
 // Package pki is the cluster's own certificate authority and the certificates made with it.
 //
-// It writes ca.crt and ca.key in its directory, once, and nothing else: all other certificates are made on demand and kept in
-// memory or by whoever asked for them. Always: the directory is open to its owner alone and so are the files; a key never leaves
-// the process but for the one that ClientCert hands to its caller; what is served over TLS is renewed long before it expires.
+// It writes ca.crt and ca.key in its directory, once, and beside them sa.key, which signs the tokens of service accounts; nothing else: all
+// other certificates are made on demand and kept in memory or by whoever asked for them. Always: the directory is open to its owner alone and
+// so are the files; a key never leaves the process but for the one that ClientCert hands to its caller; what is served over TLS is renewed
+// long before it expires.
 package pki
 
 import (
@@ -34,6 +35,7 @@ const (
 
 // PKI is the cluster's certificate authority. Its methods may be called from many goroutines.
 type PKI struct {
+	dir   string
 	ca    *x509.Certificate
 	caPEM []byte
 	key   crypto.Signer
@@ -49,7 +51,7 @@ func Open(dir string) (*PKI, error) {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open cluster authority: %w", err)
 	}
-	p := &PKI{now: time.Now}
+	p := &PKI{dir: dir, now: time.Now}
 	certFile, keyFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key")
 	certPEM, err := os.ReadFile(certFile)
 	if errors.Is(err, fs.ErrNotExist) {
