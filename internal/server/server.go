@@ -23,6 +23,7 @@ import (
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/controller/kubeservice"
+	"sampan.dev/internal/controller/loadbalancer"
 	"sampan.dev/internal/events"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/pki"
@@ -44,8 +45,10 @@ type Config struct {
 	// NodePorts is where node ports are from, and DNS the cluster IP of the DNS server, if there is one.
 	NodePorts allocate.PortRange
 	DNS       netip.Addr
-	Metrics   []prometheus.Collector // of others in this process, served with the server's own
-	Log       *slog.Logger
+	// LoadBalancer says what addresses Services of that type get; zero: the nodes' own.
+	LoadBalancer loadbalancer.Config
+	Metrics      []prometheus.Collector // of others in this process, served with the server's own
+	Log          *slog.Logger
 }
 
 // Server is a control plane. Its parts are there for those who run in the same process.
@@ -84,8 +87,8 @@ func Open(cfg Config) (*Server, error) {
 	queues, schedule := loop.NewMetrics(), scheduler.NewMetrics()
 	s.loops = loops.New(loops.Config{
 		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(),
-		Own:    kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS},
-		Queues: queues, Schedule: schedule, Log: cfg.Log,
+		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS},
+		LoadBalancer: cfg.LoadBalancer, Queues: queues, Schedule: schedule, Log: cfg.Log,
 	})
 	names := append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, cfg.Names...)
 	s.api = apiserver.New(apiserver.Config{

@@ -16,6 +16,7 @@ import (
 	"sampan.dev/internal/controller/event"
 	"sampan.dev/internal/controller/garbage"
 	"sampan.dev/internal/controller/kubeservice"
+	"sampan.dev/internal/controller/loadbalancer"
 	"sampan.dev/internal/controller/namespace"
 	"sampan.dev/internal/controller/podgc"
 	"sampan.dev/internal/controller/rootca"
@@ -36,9 +37,11 @@ type Config struct {
 	Events   *events.Recorder   // run by its owner
 	CA       []byte             // PEM: the cluster's authority, to be published
 	Own      kubeservice.Config // of the Services that the cluster itself has; without ranges it has none
-	Queues   *loop.Metrics      // nil counts nothing
-	Schedule *scheduler.Metrics
-	Log      *slog.Logger
+	// LoadBalancer says what addresses Services of that type get.
+	LoadBalancer loadbalancer.Config
+	Queues       *loop.Metrics // nil counts nothing
+	Schedule     *scheduler.Metrics
+	Log          *slog.Logger
 }
 
 // Loops are all control loops of the server.

@@ -24,10 +24,10 @@ type part struct {
 	on      map[*resource.Kind]func(change) // marks what a change of an object of that kind concerns; it must not block
 }
 
-// parts are the controllers of the workloads, and of what is behind Services.
+// parts are the controllers of the workloads, and of what is before and behind Services.
 func parts(w *world) []part {
-	ps := []part{replicaSets(w), replicationControllers(w), deployments(w), statefulSets(w), daemonSets(w), jobController(w), cronJobController(w), expiry(w), disruptions(w), autoscalers(w)}
-	return append(ps, slices.Concat(endpointParts(w), ownServices(w))...)
+	ps := []part{replicaSets(w), replicationControllers(w), deployments(w), statefulSets(w), daemonSets(w), jobController(w), cronJobController(w), expiry(w), disruptions(w), autoscalers(w), loadBalancers(w)}
+	return append(ps, slices.Concat(endpointParts(w), ownServices(w), serviceRanges(w))...)
 }
 
 // change is how an object has changed: old is nil if it has come (or was there at the start), new if it has gone.
