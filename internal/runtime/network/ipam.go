@@ -1,6 +1,7 @@
 package network
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type lease struct {
 // leases is what is kept on disk of the addresses. It needs to outlive the process, not the machine: after a boot no sandbox holds one.
 type leases struct {
 	CIDR  netip.Prefix         `json:"cidr"`
+	CIDR6 netip.Prefix         `json:"cidr6,omitzero"` // where pods have an IPv6 address besides: the same place of this range
 	Clock uint64               `json:"clock"`
 	Used  map[netip.Addr]lease `json:"used"`
 }
@@ -73,6 +75,18 @@ func broadcast(cidr netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
+// beside is the IPv6 address that goes with an IPv4 one: as far from the beginning of its range. There is none without such a range, or for an address
+// of an earlier one.
+func (l *leases) beside(a netip.Addr) (netip.Addr, bool) {
+	if !l.CIDR6.IsValid() || !l.CIDR.Contains(a) {
+		return netip.Addr{}, false
+	}
+	first, own, out := l.CIDR.Masked().Addr().As4(), a.As4(), l.CIDR6.Masked().Addr().As16()
+	offset := binary.BigEndian.Uint32(own[:]) - binary.BigEndian.Uint32(first[:])
+	binary.BigEndian.PutUint32(out[12:], binary.BigEndian.Uint32(out[12:])+offset)
+	return netip.AddrFrom16(out), true
+}
+
 // ipam keeps leases in one file.
 type ipam struct {
 	path string
@@ -122,13 +136,28 @@ func (p *ipam) cidr() netip.Prefix {
 	return p.state.CIDR
 }
 
-func (p *ipam) setCIDR(cidr netip.Prefix) error {
+// cidr6 is the range of IPv6, if there is one.
+func (p *ipam) cidr6() netip.Prefix {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.state.CIDR == cidr {
+	return p.state.CIDR6
+}
+
+// beside is the IPv6 address that goes with an address.
+func (p *ipam) beside(a netip.Addr) (netip.Addr, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state.beside(a)
+}
+
+// setCIDR tells the range of IPv4, and that of IPv6 or none.
+func (p *ipam) setCIDR(cidr, cidr6 netip.Prefix) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state.CIDR == cidr && p.state.CIDR6 == cidr6 {
 		return nil
 	}
-	p.state.CIDR = cidr
+	p.state.CIDR, p.state.CIDR6 = cidr, cidr6
 	for a, held := range p.state.Used {
 		if held.Owner == "" && !cidr.Contains(a) {
 			delete(p.state.Used, a)

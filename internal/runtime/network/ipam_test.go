@@ -14,7 +14,7 @@ func open(t *testing.T, dir, cidr string) *ipam {
 		t.Fatal(err)
 	}
 	if cidr != "" {
-		if err := p.setCIDR(netip.MustParsePrefix(cidr)); err != nil {
+		if err := p.setCIDR(netip.MustParsePrefix(cidr), netip.Prefix{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -72,7 +72,7 @@ func TestATornFileIsAnEmptyOne(t *testing.T) {
 func TestPodsKeepAddressesOfAnEarlierRange(t *testing.T) {
 	p := open(t, t.TempDir(), "10.1.0.0/24")
 	take(t, p, "a", "10.1.0.2/24")
-	if err := p.setCIDR(netip.MustParsePrefix("10.2.0.0/24")); err != nil {
+	if err := p.setCIDR(netip.MustParsePrefix("10.2.0.0/24"), netip.Prefix{}); err != nil {
 		t.Fatal(err)
 	}
 	take(t, p, "b", "10.2.0.2/24")
@@ -86,12 +86,45 @@ func TestPodsKeepAddressesOfAnEarlierRange(t *testing.T) {
 
 func TestParseCIDR(t *testing.T) {
 	for text, want := range map[string]string{
-		"10.244.3.0/24": "10.244.3.0/24", "10.244.3.7/24": "10.244.3.0/24", "fd00::/64,10.1.0.0/16": "10.1.0.0/16",
-		"fd00::/64": "", "10.0.0.0/31": "", "nonsense": "", "": "",
+		"10.244.3.0/24": "10.244.3.0/24", "10.244.3.7/24": "10.244.3.0/24", "fd00::/64,10.1.0.0/16": "10.1.0.0/16 fd00::/64", "10.1.0.0/16, fd00::7/64": "10.1.0.0/16 fd00::/64",
+		"10.1.0.0/24,fd00::/120": "10.1.0.0/24 fd00::/120", "10.1.0.0/24,fd00::/121": "", "10.1.0.0/24,10.2.0.0/24": "", "10.1.0.0/24,fd00::/64,fd01::/64": "",
+		"fd00::/64": "", "10.0.0.0/31": "", "nonsense": "", "": "", "10.1.0.0/24,": "",
 	} {
-		got, err := ParseCIDR(text)
-		if (err == nil) != (want != "") || err == nil && got.String() != want {
-			t.Errorf("%q: got %v, %v; want %q", text, got, err, want)
+		r, err := ParseCIDR(text)
+		got := ""
+		if r.IPv4.IsValid() {
+			got = r.IPv4.String()
 		}
+		if r.IPv6.IsValid() {
+			got += " " + r.IPv6.String()
+		}
+		if (err == nil) != (want != "") || got != want {
+			t.Errorf("%q: got %q, %v; want %q", text, got, err, want)
+		}
+	}
+}
+
+func TestTheAddressBeside(t *testing.T) {
+	p := open(t, t.TempDir(), "")
+	for cidr6, cases := range map[string]map[string]string{
+		"fd00:1::/64":         {"10.1.0.2": "fd00:1::2", "10.1.1.7": "fd00:1::107", "10.2.0.2": ""},
+		"fd00::1:0:0:0/120":   {"10.1.0.2": "fd00:0:0:0:1::2"},
+		"fd00::ffff:ff00/120": {"10.1.0.9": "fd00::ffff:ff09"},
+	} {
+		if err := p.setCIDR(netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix(cidr6)); err != nil {
+			t.Fatal(err)
+		}
+		for a, want := range cases {
+			got, has := p.beside(netip.MustParseAddr(a))
+			if has != (want != "") || has && got != netip.MustParseAddr(want) {
+				t.Errorf("beside %s in %s: %v, %v; want %s", a, cidr6, got, has, want)
+			}
+		}
+	}
+	if err := p.setCIDR(netip.MustParsePrefix("10.1.0.0/16"), netip.Prefix{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, has := p.beside(netip.MustParseAddr("10.1.0.2")); has {
+		t.Errorf("without a range: %v", got)
 	}
 }

@@ -62,24 +62,38 @@ func Open(cfg Config) (*Network, error) {
 // Close frees the netlink socket. Pods stay attached.
 func (n *Network) Close() { n.links.Close() }
 
-// ParseCIDR reads the range as CRI tells it. Of two ranges, the one of IPv4 is used.
-func ParseCIDR(s string) (netip.Prefix, error) {
+// Ranges are what pods get addresses from: of IPv4 always, and where pods have two addresses, of IPv6 as well.
+type Ranges struct{ IPv4, IPv6 netip.Prefix }
+
+// ParseCIDR reads the ranges as CRI tells them: one of each family at the most, with commas. That of IPv6 must have room for as many pods as that of IPv4.
+func ParseCIDR(s string) (r Ranges, err error) {
 	for part := range strings.SplitSeq(s, ",") {
 		cidr, err := netip.ParsePrefix(strings.TrimSpace(part))
 		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("pod address range %q: %w", s, err)
+			return Ranges{}, fmt.Errorf("pod address range %q: %w", s, err)
 		}
-		if cidr.Addr().Is4() && cidr.Bits() <= 30 {
-			return cidr.Masked(), nil
+		switch cidr = cidr.Masked(); {
+		case cidr.Addr().Is4() && !r.IPv4.IsValid():
+			r.IPv4 = cidr
+		case cidr.Addr().Is6() && !cidr.Addr().Is4In6() && !r.IPv6.IsValid():
+			r.IPv6 = cidr
+		default:
+			return Ranges{}, fmt.Errorf("pod address range %q: there are two of one family", s)
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("pod address range %q: no IPv4 range with room for a pod", s)
+	switch {
+	case !r.IPv4.IsValid() || r.IPv4.Bits() > 30:
+		return Ranges{}, fmt.Errorf("pod address range %q: no IPv4 range with room for a pod", s)
+	case r.IPv6.IsValid() && 128-r.IPv6.Bits() < 32-r.IPv4.Bits():
+		return Ranges{}, fmt.Errorf("pod address range %q: the IPv6 range is smaller than that of IPv4", s)
+	}
+	return r, nil
 }
 
-// SetCIDR tells the range that pods get addresses from. Pods that have one of another range keep it.
-func (n *Network) SetCIDR(cidr netip.Prefix) error {
-	if err := n.ipam.setCIDR(cidr); err != nil {
-		return fmt.Errorf("set pod address range %s: %w", cidr, err)
+// SetCIDR tells the ranges that pods get addresses from. Pods that have one of another range keep it.
+func (n *Network) SetCIDR(r Ranges) error {
+	if err := n.ipam.setCIDR(r.IPv4, r.IPv6); err != nil {
+		return fmt.Errorf("set pod address range %v: %w", r, err)
 	}
 	return nil
 }
@@ -128,13 +142,21 @@ func (n *Network) Add(_ context.Context, sandbox, nsPath string) ([]netip.Addr, 
 	if err != nil {
 		return nil, fmt.Errorf("attach pod to network: make link %s: %w", attrs.Name, err)
 	}
-	if err := n.inside(ns, addr); err != nil {
+	addrs := []netip.Prefix{addr}
+	if six, has := n.ipam.beside(addr.Addr()); has {
+		addrs = append(addrs, netip.PrefixFrom(six, n.ipam.cidr6().Bits()))
+	}
+	if err := n.inside(ns, addrs); err != nil {
 		return nil, fmt.Errorf("attach pod to network: in its namespace: %w", err)
 	}
 	if err := n.outside(veth, bridge); err != nil {
 		return nil, fmt.Errorf("attach pod to network: link %s: %w", attrs.Name, err)
 	}
-	return []netip.Addr{addr.Addr()}, nil
+	own := make([]netip.Addr, len(addrs))
+	for i, a := range addrs {
+		own[i] = a.Addr()
+	}
+	return own, nil
 }
 
 // outside puts the host's end onto the bridge.
@@ -157,7 +179,7 @@ func (n *Network) outside(veth *netlink.Veth, bridge netlink.Link) error {
 const addrGenNone = 1
 
 // inside sets up eth0 and lo in the pod's namespace.
-func (n *Network) inside(ns netns.NsHandle, addr netip.Prefix) error {
+func (n *Network) inside(ns netns.NsHandle, addrs []netip.Prefix) error {
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
@@ -175,25 +197,37 @@ func (n *Network) inside(ns netns.NsHandle, addr netip.Prefix) error {
 		return fmt.Errorf("find eth0: %w", err)
 	}
 	_ = h.LinkSetIP6AddrGenMode(eth, addrGenNone)
-	// The address stands alone: pods of one node reach each other through it, where addresses of Services are translated and policies hold. An answer that took
+	// An address stands alone: pods of one node reach each other through it, where addresses of Services are translated and policies hold. An answer that took
 	// the short way over the bridge would seem to come from somebody else.
-	alone := netip.PrefixFrom(addr.Addr(), addr.Addr().BitLen())
-	if err := h.AddrAdd(eth, &netlink.Addr{IPNet: ipNet(alone)}); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add address %s: %w", addr, err)
+	for _, addr := range addrs {
+		if err := h.AddrAdd(eth, address(netip.PrefixFrom(addr.Addr(), addr.Addr().BitLen()))); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add address %s: %w", addr, err)
+		}
 	}
 	if err := h.LinkSetUp(eth); err != nil {
 		return fmt.Errorf("set eth0 up: %w", err)
 	}
-	gw := gateway(addr)
-	for _, route := range []*netlink.Route{
-		{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.PrefixFrom(gw, gw.BitLen())), Scope: netlink.SCOPE_LINK},
-		{LinkIndex: eth.Attrs().Index, Gw: gw.AsSlice()},
-	} {
-		if err := h.RouteReplace(route); err != nil {
-			return fmt.Errorf("add route by %s: %w", gw, err)
+	for _, addr := range addrs {
+		gw := gateway(addr)
+		for _, route := range []*netlink.Route{
+			{LinkIndex: eth.Attrs().Index, Dst: ipNet(netip.PrefixFrom(gw, gw.BitLen())), Scope: netlink.SCOPE_LINK},
+			{LinkIndex: eth.Attrs().Index, Gw: gw.AsSlice()},
+		} {
+			if err := h.RouteReplace(route); err != nil {
+				return fmt.Errorf("add route by %s: %w", gw, err)
+			}
 		}
 	}
 	return nil
+}
+
+// address is one that is used at once: nobody else can have it, so that nobody is asked (IPv6 would wait a second for that, RFC 4862).
+func address(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
 }
 
 // bridge finds the bridge, or makes it with the gateway's address.
@@ -216,8 +250,14 @@ func (n *Network) bridge(cidr netip.Prefix) (netlink.Link, error) {
 		return nil, fmt.Errorf("make bridge %s: %w", n.cfg.Bridge, err)
 	}
 	_ = n.links.LinkSetIP6AddrGenMode(made, addrGenNone)
-	if err := n.links.AddrAdd(made, &netlink.Addr{IPNet: ipNet(gw)}); err != nil {
-		return nil, fmt.Errorf("give bridge %s address %s: %w", n.cfg.Bridge, gw, err)
+	own := []netip.Prefix{gw}
+	if six := n.ipam.cidr6(); six.IsValid() {
+		own = append(own, netip.PrefixFrom(gateway(six), six.Bits()))
+	}
+	for _, gw := range own {
+		if err := n.links.AddrAdd(made, address(gw)); err != nil {
+			return nil, fmt.Errorf("give bridge %s address %s: %w", n.cfg.Bridge, gw, err)
+		}
 	}
 	if err := n.links.LinkSetUp(made); err != nil {
 		return nil, fmt.Errorf("set bridge %s up: %w", n.cfg.Bridge, err)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -67,6 +68,11 @@ func newWorld(t *testing.T) *world {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
+	for _, family := range []string{"ipv4", "ipv6"} { // pods of one node reach each other by it; this namespace is the test's own
+		if err := os.WriteFile("/proc/sys/net/"+family+"/conf/all/forwarding", []byte("1"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w := &world{t: t, dir: t.TempDir(), parent: fmt.Sprintf("/sampan-test-%d", os.Getpid())}
 	w.reopen()
 	t.Cleanup(func() {
@@ -83,7 +89,7 @@ func newWorld(t *testing.T) *world {
 			_ = netlink.LinkDel(link)
 		}
 	})
-	if err := w.net.SetCIDR(netip.MustParsePrefix("10.9.0.0/24")); err != nil {
+	if err := w.net.SetCIDR(network.Ranges{IPv4: netip.MustParsePrefix("10.9.0.0/24"), IPv6: netip.MustParsePrefix("fd00:9::/64")}); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -141,7 +147,7 @@ func TestPodsReachEachOtherAndOutliveTheManager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.IPs[0].String() != "10.9.0.2" || b.IPs[0].String() != "10.9.0.3" {
+	if fmt.Sprint(a.IPs, b.IPs) != "[10.9.0.2 fd00:9::2] [10.9.0.3 fd00:9::3]" {
 		t.Fatalf("addresses: %v %v", a.IPs, b.IPs)
 	}
 	if _, err := w.Run(ctx, id("c"), pod("a"), ""); !errors.Is(err, ErrExists) {
@@ -155,7 +161,7 @@ func TestPodsReachEachOtherAndOutliveTheManager(t *testing.T) {
 	w.reopen() // as after kill -9
 
 	again, err := w.Get(a.ID)
-	if err != nil || !again.Ready || again.IPs[0] != a.IPs[0] || again.Config.GetHostname() != "a" {
+	if err != nil || !again.Ready || !slices.Equal(again.IPs, a.IPs) || again.Config.GetHostname() != "a" {
 		t.Fatalf("after opening again: %+v, %v", again, err)
 	}
 	var l net.Listener
@@ -163,7 +169,7 @@ func TestPodsReachEachOtherAndOutliveTheManager(t *testing.T) {
 		if got, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err != nil || string(got) != "2000\t3000\n" {
 			t.Errorf("sysctl: %q, %v", got, err)
 		}
-		l, err = net.Listen("tcp", "10.9.0.2:80")
+		l, err = net.Listen("tcp", ":80")
 		return err
 	})
 	if err != nil {
@@ -172,11 +178,14 @@ func TestPodsReachEachOtherAndOutliveTheManager(t *testing.T) {
 	defer l.Close()
 	for _, from := range []string{"", w.Namespace(b, "net"), w.Namespace(a, "net")} {
 		err := InNetwork(from, func() error {
-			c, err := net.Dial("tcp", "10.9.0.2:80")
-			if err != nil {
-				return err
+			for _, to := range []string{"10.9.0.2:80", "[fd00:9::2]:80"} {
+				c, err := net.Dial("tcp", to)
+				if err != nil {
+					return err
+				}
+				c.Close()
 			}
-			return c.Close()
+			return nil
 		})
 		if err != nil {
 			t.Errorf("dial from %q: %v", from, err)
