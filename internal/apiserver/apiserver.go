@@ -27,6 +27,7 @@ import (
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/registry"
+	"sampan.dev/internal/registry/tokens"
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/store"
 	"sampan.dev/internal/version"
@@ -52,6 +53,7 @@ type Config struct {
 	TLS       *tls.Config    // of the listener, as pki.ServerTLS makes it; clients are verified against its ClientCAs. Nil: plain HTTP, for tests
 	ClientCAs *x509.CertPool // default: those of TLS
 	Authorize Authorizer     // default: auth.Rules
+	Tokens    *tokens.Issuer // nil: there are no tokens of service accounts
 	Nodes     NodeDialer     // nil: logs and commands answer that no node is reachable
 
 	Address netip.AddrPort // where clients reach this server, told by /api; may be left out
@@ -76,6 +78,7 @@ type Server struct {
 	discovery *discovery
 	openapi   *openapiDocs
 	nodes     *nodeProxies
+	accounts  *accounts
 	log       *slog.Logger
 
 	stopping chan struct{} // closed when Run ends: watches and streams end
@@ -106,6 +109,7 @@ func New(cfg Config) *Server {
 	s.discovery = newDiscovery(cfg.Table, cfg.Address)
 	s.openapi = newOpenAPIDocs(cfg.Table, cfg.Version)
 	s.nodes = newNodeProxies(cfg.Nodes)
+	s.accounts = newAccounts(s, cfg.Tokens)
 	return s
 }
 

@@ -38,6 +38,8 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, c *call) error 
 		return s.evict(w, r, c)
 	case "log":
 		return s.logs(w, r, c)
+	case "token":
+		return s.createToken(w, r, c)
 	}
 	if len(query(r)["dryRun"]) > 0 {
 		return bad("dryRun is not supported")

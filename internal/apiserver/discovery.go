@@ -15,7 +15,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"sampan.dev/internal/registry/tokens"
 	"sampan.dev/internal/resource"
+	"sampan.dev/internal/token"
 )
 
 // discovery tells which kinds there are. Its documents are made when asked for: clients keep them, so that nobody needs to here.
@@ -81,6 +83,7 @@ var connects = map[string]struct {
 	"attach":      {schema.GroupVersionKind{Kind: "PodAttachOptions"}, []string{"create", "get"}},
 	"portforward": {schema.GroupVersionKind{Kind: "PodPortForwardOptions"}, []string{"create", "get"}},
 	"binding":     {schema.GroupVersionKind{Kind: "Binding"}, []string{"create"}},
+	"token":       {tokens.Kind, []string{"create"}},
 	"eviction":    {schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, []string{"create"}},
 }
 
@@ -228,7 +231,7 @@ func (d *discovery) serveResources(s *Server, w http.ResponseWriter, r *http.Req
 
 // paths are what there is to see besides objects.
 func (d *discovery) paths() []string {
-	paths := []string{"/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
+	paths := []string{token.ConfigurationPath, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", token.KeysPath, "/readyz", "/version"}
 	for _, g := range d.groups {
 		if g.name == "" {
 			paths = append(paths, "/api")

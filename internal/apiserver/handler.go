@@ -48,12 +48,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit)) // a body that trickles in holds nobody up
 		}
 	}
+	r = r.WithContext(ctx)
 	user, err := s.identify(r)
 	if err == nil {
-		ctx = auth.WithUser(ctx, user)
+		r = r.WithContext(auth.WithUser(ctx, user))
 		err = s.allowed(r, &t, user)
 	}
-	r = r.WithContext(ctx)
 	if err != nil {
 		rec.Header().Set("X-Content-Type-Options", "nosniff")
 		s.fail(rec, r, err)
@@ -97,6 +97,8 @@ func (s *Server) plain(w http.ResponseWriter, r *http.Request) error {
 		return s.openapi.serve(s, w, r)
 	case "version":
 		return s.version(w, r)
+	case ".well-known", "openid":
+		return s.openID(w, r)
 	case "api", "apis", "":
 		return s.discovery.serve(s, w, r)
 	}

@@ -32,13 +32,39 @@ func withConnIdentity(ctx context.Context, _ net.Conn) context.Context {
 
 var errUnauthorized = apierrors.NewUnauthorized("Unauthorized")
 
-// identify says who sends a request. A certificate that cannot be verified is an error, none at all is anonymous.
+// identify says who sends a request. A good certificate comes first, then a token; one that cannot be verified is an error, none at
+// all is anonymous.
 func (s *Server) identify(r *http.Request) (*auth.Identity, error) {
-	if r.Header.Get("Authorization") != "" {
-		return nil, errUnauthorized // no tokens and no passwords are known yet
+	user, err := s.certified(r)
+	if user != nil {
+		return user, nil
 	}
+	if text, ok := bearer(r); ok {
+		return s.bearer(r, text)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return auth.User(context.Background()), nil
+}
+
+// bearer is who holds the token. What is wrong with it, its holder is not told.
+func (s *Server) bearer(r *http.Request, text string) (*auth.Identity, error) {
+	if _, err := s.fresh(r.Context()); err != nil { // what it is bound to may be gone
+		return nil, err
+	}
+	user, _, err := s.authenticate(text, nil)
+	if err != nil {
+		s.log.Debug("token refused", "error", err)
+		return nil, errUnauthorized
+	}
+	return user, nil
+}
+
+// certified is who the certificate of the connection names: nil if there is none.
+func (s *Server) certified(r *http.Request) (*auth.Identity, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return auth.User(context.Background()), nil
+		return nil, nil
 	}
 	conn, ok := r.Context().Value(connKey{}).(*connIdentity)
 	if !ok {

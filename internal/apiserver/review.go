@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"sampan.dev/internal/auth"
+	"sampan.dev/internal/token"
 )
 
 // review is a kind that is only ever created: a question that is answered, or an order that is carried out, and not stored.
@@ -33,6 +34,7 @@ var reviews = []review{
 	{authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectAccessReview"), "selfsubjectaccessreviews", "selfsubjectaccessreview", false, (*Server).reviewAccess},
 	{authorizationv1.SchemeGroupVersion.WithKind("SelfSubjectRulesReview"), "selfsubjectrulesreviews", "selfsubjectrulesreview", false, (*Server).reviewRules},
 	{authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), "selfsubjectreviews", "selfsubjectreview", false, (*Server).reviewSelf},
+	{authenticationv1.SchemeGroupVersion.WithKind("TokenReview"), "tokenreviews", "tokenreview", false, (*Server).reviewToken},
 }
 
 // review answers requests for what is only ever created.
@@ -197,7 +199,10 @@ func (s *Server) reviewRules(w http.ResponseWriter, r *http.Request, c *call) er
 			})
 		}
 	}
-	for _, path := range []string{"/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"} {
+	for _, path := range []string{
+		token.ConfigurationPath, token.ConfigurationPath + "/", "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*",
+		token.KeysPath, token.KeysPath + "/", "/readyz", "/version", "/version/",
+	} {
 		if ok, _ := s.authorize.Authorize(&auth.Request{User: user, Verb: "get", Path: path}); ok {
 			review.Status.NonResourceRules = append(review.Status.NonResourceRules, authorizationv1.NonResourceRule{
 				Verbs: []string{"get"}, NonResourceURLs: []string{path},
@@ -215,6 +220,6 @@ func (s *Server) reviewSelf(w http.ResponseWriter, r *http.Request, c *call) err
 		return err
 	}
 	user := auth.User(r.Context())
-	review.Status.UserInfo = authenticationv1.UserInfo{Username: user.Name, UID: user.UID, Groups: user.Groups}
+	review.Status.UserInfo = userInfo(user)
 	return s.created(w, r, &review)
 }

@@ -1,13 +1,15 @@
 // Package auth says who calls the API and whether they may.
 //
-// It watches and writes nothing: who calls is read off a client certificate, whether they may is looked up in a static table of
-// rules, with one rule for nodes that also asks which pods a node has. Always: whoever shows no certificate is anonymous, and
-// what no rule allows is refused.
+// It watches and writes nothing: who calls is read off a client certificate or the token of a service account, whether they may is looked
+// up in a static table of rules, with one rule for nodes that also asks which pods a node has. Always: whoever shows neither certificate nor
+// token is anonymous, and what no rule allows is refused; a token is worth nothing once what it is bound to is gone.
 package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"slices"
 )
 
@@ -27,6 +29,7 @@ type Identity struct {
 	Name   string
 	UID    string
 	Groups []string
+	Extra  map[string][]string // what else is known, such as the pod that calls; may be nil
 }
 
 var anonymous = &Identity{Name: Anonymous, Groups: []string{Unauthenticated}}
@@ -58,7 +61,11 @@ func FromCertificate(cert *x509.Certificate) *Identity {
 	if !slices.Contains(groups, Authenticated) {
 		groups = append(groups, Authenticated)
 	}
-	return &Identity{Name: cert.Subject.CommonName, Groups: groups}
+	sum := sha256.Sum256(cert.Raw)
+	return &Identity{
+		Name: cert.Subject.CommonName, Groups: groups,
+		Extra: map[string][]string{ExtraCredential: {"X509SHA256=" + hex.EncodeToString(sum[:])}},
+	}
 }
 
 type userKey struct{}

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+
+	"sampan.dev/internal/token"
 )
 
 func TestWhoCalls(t *testing.T) {
@@ -34,7 +36,7 @@ func pods(node, namespace string) iter.Seq[*corev1.Pod] {
 		{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "a"},
 			Spec: corev1.PodSpec{
-				NodeName:         "n1",
+				NodeName: "n1", ServiceAccountName: "robot",
 				ImagePullSecrets: []corev1.LocalObjectReference{{Name: "pull"}},
 				Volumes: []corev1.Volume{
 					{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "files"}}},
@@ -66,6 +68,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	jane := &Identity{Name: "jane", Groups: []string{"dev", Authenticated}}
 	n1 := &Identity{Name: "system:node:n1", Groups: []string{Nodes, Authenticated}}
 	fakeNode := &Identity{Name: "system:node:n1", Groups: []string{Authenticated}}
+	account := FromClaims(&token.Claims{Kubernetes: token.Kubernetes{Namespace: "web", ServiceAccount: token.Ref{Name: "robot"}}})
 	monitor := &Identity{Name: "prometheus", Groups: []string{Monitoring, Authenticated}}
 	nodeName := fields.OneTermEqualSelector("spec.nodeName", "n1")
 	for _, c := range []struct {
@@ -119,6 +122,20 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"a secret of the same name elsewhere", Request{User: n1, Verb: "get", Resource: "secrets", Namespace: "db", Name: "pull"}, false},
 		{"all secrets", Request{User: n1, Verb: "list", Resource: "secrets", Namespace: "web"}, false},
 		{"secrets of all namespaces", Request{User: n1, Verb: "list", Resource: "secrets"}, false},
+		{"a node makes tokens for its pod's account", Request{User: n1, Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "web", Name: "robot"}, true},
+		{"a node reads its pod's account", Request{User: n1, Verb: "get", Resource: "serviceaccounts", Namespace: "web", Name: "robot"}, true},
+		{"a node makes no tokens for other accounts", Request{User: n1, Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "web", Name: "admin"}, false},
+		{"a node makes no tokens for accounts of the same name elsewhere", Request{User: n1, Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "db", Name: "robot"}, false},
+		{"a node makes no accounts", Request{User: n1, Verb: "create", Resource: "serviceaccounts", Namespace: "web", Name: ""}, false},
+		{"a node does not list accounts", Request{User: n1, Verb: "list", Resource: "serviceaccounts", Namespace: "web"}, false},
+		{"a node asks whose a token is", Request{User: n1, Verb: "create", Group: "authentication.k8s.io", Resource: "tokenreviews"}, true},
+		{"somebody does not ask whose a token is", Request{User: jane, Verb: "create", Group: "authentication.k8s.io", Resource: "tokenreviews"}, false},
+		{"a service account sees who issues tokens", Request{User: account, Verb: "get", Path: "/.well-known/openid-configuration"}, true},
+		{"a service account sees by which keys", Request{User: account, Verb: "get", Path: "/openid/v1/jwks"}, true},
+		{"somebody does not see who issues tokens", Request{User: jane, Verb: "get", Path: "/openid/v1/jwks"}, false},
+		{"a service account sees the kinds", Request{User: account, Verb: "get", Path: "/apis"}, true},
+		{"a service account asks who it is", Request{User: account, Verb: "create", Group: "authentication.k8s.io", Resource: "selfsubjectreviews"}, true},
+		{"a service account may not see pods", Request{User: account, Verb: "list", Resource: "pods", Namespace: "web"}, false},
 		{"a node writes no secrets", Request{User: n1, Verb: "update", Resource: "secrets", Namespace: "web", Name: "pull"}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

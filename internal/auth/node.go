@@ -11,7 +11,7 @@ import (
 const leaseNamespace = corev1.NamespaceNodeLease
 
 // node allows a node what it needs, and nothing of other nodes: itself, the pods bound to it with their status, its lease, events,
-// and of ConfigMaps and Secrets those that its pods name.
+// and of ConfigMaps, Secrets and service accounts those that its pods name.
 func (r *Rules) node(node string, q *Request) (bool, string) {
 	switch q.Resource + "." + q.Group {
 	case "nodes.":
@@ -33,6 +33,10 @@ func (r *Rules) node(node string, q *Request) (bool, string) {
 		return r.nodePods(node, q)
 	case "configmaps.", "secrets.":
 		return r.nodeConfig(node, q)
+	case "serviceaccounts.":
+		return r.nodeAccount(node, q)
+	case "tokenreviews.authentication.k8s.io":
+		return q.Subresource == "" && q.Verb == "create", "" // for who talks to the node's own server
 	case "leases.coordination.k8s.io":
 		return nodeLease(node, q)
 	case "events.", "events.events.k8s.io":
@@ -85,6 +89,25 @@ func (r *Rules) nodeConfig(node string, q *Request) (bool, string) {
 	}
 	for pod := range r.pods(node, q.Namespace) {
 		if pod.Namespace == q.Namespace && Names(pod, q.Resource, name) {
+			return true, ""
+		}
+	}
+	return false, unrelated(node)
+}
+
+// nodeAccount allows to read the service accounts of the node's pods, and to make tokens of them: what these are bound to is in the body,
+// which the API server checks.
+func (r *Rules) nodeAccount(node string, q *Request) (bool, string) {
+	if q.Verb != "get" || q.Subresource != "" {
+		if q.Verb != "create" || q.Name == "" {
+			return false, "can only create tokens for individual service accounts"
+		}
+		if q.Subresource != "token" {
+			return false, "can only create token subresource of serviceaccount"
+		}
+	}
+	for pod := range r.pods(node, q.Namespace) {
+		if pod.Namespace == q.Namespace && pod.Spec.ServiceAccountName == q.Name {
 			return true, ""
 		}
 	}

@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
+
+	"sampan.dev/internal/token"
 )
 
 // Request is what somebody wants to do: with a resource, or with a path that is none.
@@ -53,6 +55,10 @@ var table = []rule{
 			"selfsubjectaccessreviews.authorization.k8s.io", "selfsubjectrulesreviews.authorization.k8s.io",
 			"selfsubjectreviews.authentication.k8s.io",
 		},
+	},
+	{
+		groups: []string{ServiceAccounts}, verbs: []string{"get"},
+		paths: []string{token.ConfigurationPath, token.ConfigurationPath + "/", token.KeysPath, token.KeysPath + "/"},
 	},
 	{groups: []string{Monitoring}, verbs: []string{"get"}, paths: []string{"/metrics", "/metrics/*"}},
 }

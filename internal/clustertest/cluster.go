@@ -27,10 +27,12 @@ import (
 	"sampan.dev/internal/kubeconfig"
 	"sampan.dev/internal/pki"
 	"sampan.dev/internal/registry"
+	"sampan.dev/internal/registry/tokens"
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/kinds"
 	"sampan.dev/internal/server/loops"
 	"sampan.dev/internal/store/local"
+	"sampan.dev/internal/token"
 )
 
 // Cluster is a control plane with simulated nodes.
@@ -90,8 +92,16 @@ func New(dir string, log *slog.Logger) (c *Cluster, err error) {
 		// The API's address is this machine's loopback, which no endpoint may have.
 		Own: kubeservice.Config{Server: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), address.Port()), Ranges: ranges, DNS: netip.MustParseAddr("10.96.0.10")},
 	})
+	key, err := ca.TokenKey()
+	if err != nil {
+		return nil, errors.Join(err, c.listener.Close())
+	}
+	authority, err := token.New(token.DefaultIssuer, key)
+	if err != nil {
+		return nil, errors.Join(err, c.listener.Close())
+	}
 	c.api = apiserver.New(apiserver.Config{
-		Registry: c.Registry, Cache: c.Cache, Table: c.Table, Store: c.Store, Address: address,
+		Registry: c.Registry, Cache: c.Cache, Table: c.Table, Store: c.Store, Address: address, Tokens: tokens.New(c.Table, authority),
 		TLS: ca.ServerTLS([]string{"kubernetes", "localhost"}, address.Addr()), Log: log,
 	})
 	c.fleet = newFleet(c, log)

@@ -28,11 +28,13 @@ import (
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/pki"
 	"sampan.dev/internal/registry"
+	"sampan.dev/internal/registry/tokens"
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/kinds"
 	"sampan.dev/internal/scheduler"
 	"sampan.dev/internal/server/loops"
 	"sampan.dev/internal/store/local"
+	"sampan.dev/internal/token"
 )
 
 // Config says where a server keeps its data and what it is known by.
@@ -57,6 +59,7 @@ type Server struct {
 	Cache    *cache.Cache
 	Registry *registry.Registry
 	Events   *events.Recorder
+	Tokens   *tokens.Issuer
 
 	store *local.Store
 	alloc *allocate.Services
@@ -90,16 +93,40 @@ func Open(cfg Config) (*Server, error) {
 		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS},
 		LoadBalancer: cfg.LoadBalancer, Queues: queues, Schedule: schedule, Log: cfg.Log,
 	})
+	if s.Tokens, err = issuer(s.Table, cfg.PKI); err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
 	names := append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, cfg.Names...)
 	s.api = apiserver.New(apiserver.Config{
 		Registry: s.Registry, Cache: s.Cache, Table: s.Table, Store: st,
-		TLS:   cfg.PKI.ServerTLS(names),
+		TLS: cfg.PKI.ServerTLS(names, kubernetesIPs(cfg.Services)...), Tokens: s.Tokens,
 		Nodes: nodes{s, cfg.PKI.ClientTLS(apiUser, []string{auth.Masters})}, Address: cfg.Address,
 		Ready:   map[string]func() error{"store": s.storeWorks},
 		Metrics: append([]prometheus.Collector{queues, schedule}, cfg.Metrics...),
 		Log:     cfg.Log,
 	})
 	return s, nil
+}
+
+// issuer makes the tokens by which pods call this server.
+func issuer(table *resource.Table, keys *pki.PKI) (*tokens.Issuer, error) {
+	key, err := keys.TokenKey()
+	if err != nil {
+		return nil, err
+	}
+	authority, err := token.New(token.DefaultIssuer, key)
+	if err != nil {
+		return nil, err
+	}
+	return tokens.New(table, authority), nil
+}
+
+// kubernetesIPs are the addresses of the Service default/kubernetes, by which pods know this server: the first of each range.
+func kubernetesIPs(ranges []netip.Prefix) (ips []netip.Addr) {
+	for _, r := range ranges {
+		ips = append(ips, r.Masked().Addr().Next())
+	}
+	return ips
 }
 
 // Close gives the store back, for a server that was never run.

@@ -24,10 +24,12 @@ import (
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/pki"
 	"sampan.dev/internal/registry"
+	"sampan.dev/internal/registry/tokens"
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/kinds"
 	"sampan.dev/internal/store"
 	"sampan.dev/internal/store/local"
+	"sampan.dev/internal/token"
 )
 
 // Cluster is an API server over TLS on a store of its own, with what a test needs to talk to it.
@@ -72,7 +74,16 @@ func Start(t testing.TB, change ...func(*apiserver.Config)) *Cluster {
 		Table: c.Table, Store: c.Store, Cache: c.Cache, Admission: admission.Steps(c.Table, c.Cache), Log: log,
 		Allocate: map[*resource.Kind]registry.Allocator{services: alloc},
 	})
+	key, err := c.PKI.TokenKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := token.New(token.DefaultIssuer, key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	cfg := apiserver.Config{
+		Tokens:   tokens.New(c.Table, authority),
 		Registry: c.Registry, Cache: c.Cache, Table: c.Table, Store: c.Store, TLS: c.PKI.ServerTLS([]string{"localhost"}), Log: log,
 	}
 	for _, f := range change {

@@ -18,8 +18,9 @@ func ServiceAccount() *resource.Kind {
 	return &resource.Kind{
 		GroupVersionKind: gvk("ServiceAccount"), Plural: "serviceaccounts", Singular: "serviceaccount", ShortNames: []string{"sa"},
 		Namespaced: true, Prefix: "/registry/serviceaccounts/",
-		New:     func() resource.Object { return &corev1.ServiceAccount{} },
-		NewList: func() runtime.Object { return &corev1.ServiceAccountList{} },
+		Connects: []string{"token"},
+		New:      func() resource.Object { return &corev1.ServiceAccount{} },
+		NewList:  func() runtime.Object { return &corev1.ServiceAccountList{} },
 
 		PrepareCreate: func(o resource.Object) { keepSecretNames(o.(*corev1.ServiceAccount)) },
 		PrepareUpdate: func(new, _ resource.Object) { keepSecretNames(new.(*corev1.ServiceAccount)) },
