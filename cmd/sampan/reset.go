@@ -84,5 +84,8 @@ func reset(ctx context.Context, out io.Writer, inst instance.Instance) error {
 
 // network is the pod network of an instance.
 func network(inst instance.Instance, s instance.Settings) podnet.Config {
-	return podnet.Config{ID: inst.ID, Pods: s.PodRange, Node: s.NodeRange(), Service: s.ServiceCIDR, DNS: s.DNS()}
+	return podnet.Config{
+		ID: inst.ID, Pods: s.PodRange, Node: s.NodeRange(), Service: s.ServiceCIDR, DNS: s.DNS(),
+		IPv6: podnet.Ranges{Pods: s.PodRange6, Node: s.NodeRange6(), Service: s.ServiceCIDR6},
+	}
 }

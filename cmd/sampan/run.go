@@ -78,7 +78,8 @@ func (u *up) run(ctx context.Context) (err error) {
 	services := newServices(u, pods, names, inprocess.NewServices(srv.Table, srv.Cache, u.settings.NodeName))
 	node := agent.New(agent.Config{
 		NodeName: u.settings.NodeName, NodeIP: nodeAddress(u.settings.NodeIP, gateway, u.inst.Bridge()),
-		DataDir: u.inst.Dir, PodCIDR: u.settings.NodeRange(), CgroupParent: u.inst.CgroupParent(),
+		NodeIP6: nodeAddress6(u.settings, u.inst.Bridge()),
+		DataDir: u.inst.Dir, PodCIDRs: u.settings.Node(), CgroupParent: u.inst.CgroupParent(),
 		Labels: map[string]string{"node-role.kubernetes.io/control-plane": ""},
 		View:   side, API: side, Events: srv.Events.As("kubelet", u.settings.NodeName), CRI: conn, Ports: pods,
 		Proxy: services.proxy, ClusterDNS: []netip.Addr{u.settings.DNS()},
@@ -169,7 +170,7 @@ func (u *up) openServer(metrics ...prometheus.Collector) (*server.Server, *pki.P
 	srv, err := server.Open(server.Config{
 		StoreDir: u.inst.Store(), PKI: keys, Names: []string{u.settings.NodeName, host},
 		Address:  netip.AddrPortFrom(nodeAddress(u.settings.NodeIP, network(u.inst, u.settings).Gateway(), u.inst.Bridge()), u.settings.APIPort),
-		Services: []netip.Prefix{u.settings.ServiceCIDR}, NodePorts: u.settings.ServicePorts, DNS: u.settings.DNS(), Metrics: metrics, Log: u.log,
+		Services: u.settings.Services(), NodePorts: u.settings.ServicePorts, DNS: u.settings.DNS(), Metrics: metrics, Log: u.log,
 	})
 	return srv, keys, err
 }

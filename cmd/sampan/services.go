@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -32,7 +33,7 @@ type services struct {
 // newNames makes the DNS server of an instance. It asks nobody before it runs.
 func newNames(u *up) *dns.Server {
 	return dns.New(dns.Config{
-		ClusterPrefixes: []netip.Prefix{u.settings.PodRange, u.settings.ServiceCIDR}, ResolvConf: "/etc/resolv.conf", Upstreams: u.settings.Upstreams, Log: u.log,
+		ClusterPrefixes: slices.Concat(u.settings.Pods(), u.settings.Services()), ResolvConf: "/etc/resolv.conf", Upstreams: u.settings.Upstreams, Log: u.log,
 	})
 }
 
@@ -51,7 +52,7 @@ func newServices(u *up, pods *podnet.Network, names *dns.Server, view *inprocess
 func serviceNetwork(inst instance.Instance, s instance.Settings) proxy.Network {
 	return proxy.Network{
 		Table: network(inst, s).Table() + "-services",
-		Pods:  []netip.Prefix{s.PodRange}, Node: []netip.Prefix{s.NodeRange()}, Services: []netip.Prefix{s.ServiceCIDR},
+		Pods:  s.Pods(), Node: s.Node(), Services: s.Services(),
 	}
 }
 

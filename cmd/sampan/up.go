@@ -75,8 +75,8 @@ func upCommand() *cobra.Command {
 	f.Var(addrValue{&given.Bind}, "bind-address", "the address that the API and the node's server listen on")
 	f.Uint16Var(&given.APIPort, "api-port", given.APIPort, "the port of the API")
 	f.Uint16Var(&given.NodePort, "node-port", given.NodePort, "the port of the node's server, for logs and exec")
-	f.Var(prefixValue{&given.PodRange}, "pod-range", "the addresses of pods; a node takes a /24 of them")
-	f.Var(prefixValue{&given.ServiceCIDR}, "service-range", "the addresses of Services")
+	f.Var(rangesValue{&given.PodRange, &given.PodRange6}, "pod-range", "the addresses of pods, of which a node takes a /24; after a comma those of IPv6, of which it takes a /64")
+	f.Var(rangesValue{&given.ServiceCIDR, &given.ServiceCIDR6}, "service-range", "the addresses of Services; after a comma those of IPv6")
 	f.Var(portsValue{&given.ServicePorts}, "service-node-port-range", "the ports of nodes that Services take")
 	f.Var(upstreamsValue{&given.Upstreams}, "dns-upstream", "who is asked for names outside the cluster: ADDRESS or ADDRESS:PORT, several by commas (default: those of /etc/resolv.conf)")
 	f.StringVar(&given.Context, "context", given.Context, "the name of the context in kubeconfig files")
@@ -92,8 +92,8 @@ func takeFlags(cmd *cobra.Command, s *instance.Settings, given instance.Settings
 	set := map[string]func(){
 		"node-name": func() { s.NodeName = given.NodeName }, "node-ip": func() { s.NodeIP = given.NodeIP },
 		"bind-address": func() { s.Bind = given.Bind }, "api-port": func() { s.APIPort = given.APIPort },
-		"node-port": func() { s.NodePort = given.NodePort }, "pod-range": func() { s.PodRange = given.PodRange },
-		"service-range": func() { s.ServiceCIDR = given.ServiceCIDR }, "context": func() { s.Context = given.Context },
+		"node-port": func() { s.NodePort = given.NodePort }, "pod-range": func() { s.PodRange, s.PodRange6 = given.PodRange, given.PodRange6 },
+		"service-range": func() { s.ServiceCIDR, s.ServiceCIDR6 = given.ServiceCIDR, given.ServiceCIDR6 }, "context": func() { s.Context = given.Context },
 		"cri": func() { s.CRI = given.CRI }, "service-node-port-range": func() { s.ServicePorts = given.ServicePorts },
 		"dns-upstream": func() { s.Upstreams = given.Upstreams },
 	}

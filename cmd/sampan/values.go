@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"sampan.dev/internal/allocate"
+	"sampan.dev/internal/instance"
 )
 
 // addrValue is a flag that takes an IPv4 address.
@@ -30,24 +31,41 @@ func (v addrValue) Set(s string) error {
 	return nil
 }
 
-// prefixValue is a flag that takes an IPv4 range.
-type prefixValue struct{ prefix *netip.Prefix }
+// rangesValue is a flag that takes an IPv4 range and, after a comma, one of IPv6.
+type rangesValue struct{ v4, v6 *netip.Prefix }
 
-func (v prefixValue) Type() string { return "range" }
+func (v rangesValue) Type() string { return "ranges" }
 
-func (v prefixValue) String() string {
-	if v.prefix == nil || !v.prefix.IsValid() {
+func (v rangesValue) String() string {
+	if v.v4 == nil || !v.v4.IsValid() {
 		return ""
 	}
-	return v.prefix.String()
+	if v.v6.IsValid() {
+		return v.v4.String() + "," + v.v6.String()
+	}
+	return v.v4.String()
 }
 
-func (v prefixValue) Set(s string) error {
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return fmt.Errorf("%q is not a range such as 10.244.0.0/16", s)
+func (v rangesValue) Set(s string) error {
+	var v4, v6 netip.Prefix
+	for text := range strings.SplitSeq(s, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil {
+			return fmt.Errorf("%q is not a range such as 10.244.0.0/16", text)
+		}
+		family := &v4
+		if p.Addr().Is6() {
+			family = &v6
+		}
+		if family.IsValid() {
+			return fmt.Errorf("%q has two ranges of one family", s)
+		}
+		*family = p.Masked()
 	}
-	*v.prefix = p.Masked()
+	if !v4.IsValid() {
+		return fmt.Errorf("%q has no IPv4 range: one of IPv6 may only stand beside it", s)
+	}
+	*v.v4, *v.v6 = v4, v6
 	return nil
 }
 
@@ -117,6 +135,25 @@ func nodeAddress(chosen, bridge netip.Addr, bridgeName string) netip.Addr {
 			return a.AddrPort().Addr().Unmap()
 		}
 	}
+	if addr := linkAddress(bridgeName, netip.Addr.Is4); addr.IsValid() {
+		return addr
+	}
+	return bridge
+}
+
+// nodeAddress6 is the node's IPv6 address, where pods have one, too: the first that is not the loopback's, or that on the pods' bridge.
+func nodeAddress6(s instance.Settings, bridgeName string) netip.Addr {
+	if !s.PodRange6.IsValid() {
+		return netip.Addr{}
+	}
+	if addr := linkAddress(bridgeName, netip.Addr.Is6); addr.IsValid() {
+		return addr
+	}
+	return s.NodeRange6().Addr().Next()
+}
+
+// linkAddress is the first global address of a family on a link that is neither the loopback nor the pods' bridge.
+func linkAddress(bridgeName string, family func(netip.Addr) bool) netip.Addr {
 	links, _ := net.Interfaces()
 	for _, link := range links {
 		if link.Flags&net.FlagLoopback != 0 || link.Flags&net.FlagUp == 0 || link.Name == bridgeName {
@@ -124,11 +161,14 @@ func nodeAddress(chosen, bridge netip.Addr, bridgeName string) netip.Addr {
 		}
 		addrs, _ := link.Addrs()
 		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
-				addr, _ := netip.AddrFromSlice(n.IP.To4())
-				return addr
+			n, ok := a.(*net.IPNet)
+			if !ok || !n.IP.IsGlobalUnicast() {
+				continue
+			}
+			if addr, ok := netip.AddrFromSlice(n.IP); ok && family(addr.Unmap()) {
+				return addr.Unmap()
 			}
 		}
 	}
-	return bridge
+	return netip.Addr{}
 }

@@ -94,7 +94,8 @@ type Config struct {
 	NodeName string
 	NodeIP   netip.Addr        // reported as the node's InternalIP, and as hostIP of its pods
 	DataDir  string            // pods under DIR/pods, their logs under DIR/logs/pods
-	PodCIDR  netip.Prefix      // this node's; told to the runtime. Not valid: the node's spec.podCIDR is used
+	NodeIP6  netip.Addr        // its IPv6 address besides; not valid: it has none
+	PodCIDRs []netip.Prefix    // this node's, one of each family; told to the runtime. None: the node's spec.podCIDRs are used
 	Labels   map[string]string // added to the node's own
 	Taints   []corev1.Taint    // of a node that is registered for the first time
 

@@ -239,7 +239,7 @@ func newAgent(t *testing.T, api *fakeAPI, rt *fakeRuntime, dir string) *Agent {
 	t.Helper()
 	rt.logs = filepath.Join(dir, "logs", "pods")
 	a := New(Config{
-		NodeName: "n", NodeIP: netip.MustParseAddr("192.0.2.1"), DataDir: dir, PodCIDR: netip.MustParsePrefix("10.244.0.0/24"),
+		NodeName: "n", NodeIP: netip.MustParseAddr("192.0.2.1"), DataDir: dir, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/24")},
 		View: api, API: api, Events: api, CRI: rt, Proxy: api,
 	})
 	return a

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -137,9 +138,9 @@ func (k *nodeKeeper) askRuntime(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	if cidr := k.podCIDR(); cidr.IsValid() {
+	if ranges := k.podCIDRs(); len(ranges) > 0 {
 		_, err := a.runtime.UpdateRuntimeConfig(ctx, &cri.UpdateRuntimeConfigRequest{
-			RuntimeConfig: &cri.RuntimeConfig{NetworkConfig: &cri.NetworkConfig{PodCidr: cidr.String()}},
+			RuntimeConfig: &cri.RuntimeConfig{NetworkConfig: &cri.NetworkConfig{PodCidr: strings.Join(ranges, ",")}},
 		})
 		if err != nil {
 			a.log.Warn("tell the runtime its pod range", "error", err)
@@ -153,15 +154,14 @@ func (k *nodeKeeper) askRuntime(ctx context.Context) bool {
 	return true
 }
 
-func (k *nodeKeeper) podCIDR() netip.Prefix {
-	if k.agent.cfg.PodCIDR.IsValid() {
-		return k.agent.cfg.PodCIDR
+func (k *nodeKeeper) podCIDRs() (ranges []string) {
+	for _, p := range k.agent.cfg.PodCIDRs {
+		ranges = append(ranges, p.String())
 	}
-	if node := k.last(); node != nil {
-		p, _ := netip.ParsePrefix(node.Spec.PodCIDR)
-		return p
+	if node := k.last(); len(ranges) == 0 && node != nil {
+		return node.Spec.PodCIDRs
 	}
-	return netip.Prefix{}
+	return ranges
 }
 
 func (k *nodeKeeper) labels() map[string]string {
@@ -177,8 +177,9 @@ func (k *nodeKeeper) labels() map[string]string {
 func (k *nodeKeeper) register(ctx context.Context) error {
 	a := k.agent
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Labels: k.labels()}, Spec: corev1.NodeSpec{Taints: a.cfg.Taints}}
-	if a.cfg.PodCIDR.IsValid() {
-		node.Spec.PodCIDR, node.Spec.PodCIDRs = a.cfg.PodCIDR.String(), []string{a.cfg.PodCIDR.String()}
+	if len(a.cfg.PodCIDRs) > 0 {
+		node.Spec.PodCIDRs = k.podCIDRs()
+		node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
 	}
 	k.fillStatus(node, time.Now())
 	made, err := a.cfg.API.CreateNode(ctx, node)
@@ -227,9 +228,11 @@ func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
 	s := &node.Status
 	s.Capacity, s.Allocatable = k.cap.DeepCopy(), k.alloc.DeepCopy()
 	hostname := a.cfg.NodeName
-	s.Addresses = []corev1.NodeAddress{
-		{Type: corev1.NodeInternalIP, Address: a.cfg.NodeIP.String()}, {Type: corev1.NodeHostName, Address: hostname},
+	s.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.cfg.NodeIP.String()}}
+	if a.cfg.NodeIP6.IsValid() {
+		s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.cfg.NodeIP6.String()})
 	}
+	s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: hostname})
 	s.NodeInfo = k.system
 	s.NodeInfo.ContainerRuntimeVersion = runtimeVersion(k.name, k.version)
 	if a.cfg.Listener != nil {

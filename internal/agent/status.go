@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,7 @@ type statusOf struct {
 	Input
 	Plan    Plan
 	HostIP  string
+	HostIP6 string // "" if the node has none
 	Runtime string // the runtime's name, before the ids of its containers
 }
 
@@ -32,6 +34,9 @@ func (s statusOf) status() corev1.PodStatus {
 		return st
 	}
 	st.HostIP, st.HostIPs = s.HostIP, []corev1.HostIP{{IP: s.HostIP}}
+	if s.HostIP6 != "" {
+		st.HostIPs = append(st.HostIPs, corev1.HostIP{IP: s.HostIP6})
+	}
 	s.setPodIPs(&st)
 	st.InitContainerStatuses = s.containers(pod.Spec.InitContainers, pod.Status.InitContainerStatuses, true)
 	st.ContainerStatuses = s.containers(pod.Spec.Containers, pod.Status.ContainerStatuses, false)
@@ -66,6 +71,9 @@ func (s statusOf) setPodIPs(st *corev1.PodStatus) {
 	case s.Pod.Spec.HostNetwork:
 		if current != nil {
 			st.PodIP, st.PodIPs = s.HostIP, []corev1.PodIP{{IP: s.HostIP}}
+			if s.HostIP6 != "" {
+				st.PodIPs = append(st.PodIPs, corev1.PodIP{IP: s.HostIP6})
+			}
 		}
 	case current != nil && len(current.IPs) > 0:
 		st.PodIP, st.PodIPs = current.IPs[0], nil
@@ -286,4 +294,12 @@ func phaseOf(pod *corev1.Pod, st corev1.PodStatus, ended bool) corev1.PodPhase {
 		return corev1.PodFailed
 	}
 	return corev1.PodSucceeded
+}
+
+// text is an address as objects say it; "" for none.
+func text(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }

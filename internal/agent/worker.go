@@ -268,7 +268,7 @@ func (a *Agent) forget(w *worker) {
 // report writes the pod's status, if it is not what the API has.
 func (w *worker) report(ctx context.Context, in Input, plan Plan) error {
 	a := w.agent
-	of := statusOf{Input: in, Plan: plan, HostIP: a.cfg.NodeIP.String(), Runtime: a.node.runtimeName()}
+	of := statusOf{Input: in, Plan: plan, HostIP: a.cfg.NodeIP.String(), HostIP6: text(a.cfg.NodeIP6), Runtime: a.node.runtimeName()}
 	if status := of.status(); equality.Semantic.DeepEqual(&status, &in.Pod.Status) {
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -28,9 +29,12 @@ type Settings struct {
 	// ServicePorts is where the node ports of Services are from.
 	ServicePorts allocate.PortRange `json:"servicePorts"`
 	Upstreams    []netip.AddrPort   `json:"dnsUpstreams,omitempty"` // who is asked for names outside the cluster; none: those of /etc/resolv.conf
-	CRI          string             `json:"cri,omitempty"`          // an endpoint to use in place of sampan-runtime
-	Kubeconfig   string             `json:"kubeconfig,omitempty"`   // the file that the context was merged into, besides DIR/kubeconfig
-	Context      string             `json:"context"`                // the name of that context
+	// PodRange6 and ServiceCIDR6 are the same of IPv6, for pods and Services with two addresses. Both are set, or neither.
+	PodRange6    netip.Prefix `json:"podRange6,omitzero"`
+	ServiceCIDR6 netip.Prefix `json:"serviceCIDR6,omitzero"`
+	CRI          string       `json:"cri,omitempty"`        // an endpoint to use in place of sampan-runtime
+	Kubeconfig   string       `json:"kubeconfig,omitempty"` // the file that the context was merged into, besides DIR/kubeconfig
+	Context      string       `json:"context"`              // the name of that context
 }
 
 // Defaults are the settings of a first start without flags.
@@ -91,6 +95,22 @@ func (s Settings) Validate() error {
 	if s.ServiceCIDR.IsValid() && s.ServiceCIDR.Bits() > 27 {
 		bad("service-range", "%v is too small: it takes a /27 at the least", s.ServiceCIDR)
 	}
+	if s.PodRange6.IsValid() != s.ServiceCIDR6.IsValid() {
+		flags := []string{"pod-range", "service-range"}
+		if s.ServiceCIDR6.IsValid() {
+			slices.Reverse(flags)
+		}
+		bad(flags[1], "it has no IPv6 range, but --%s has: give both two ranges, such as 10.244.0.0/16,fd00:10:244::/56 and 10.96.0.0/16,fd00:10:96::/112", flags[0])
+	}
+	if s.PodRange6.IsValid() && s.PodRange6.Bits() > 64 {
+		bad("pod-range", "%v is too small: a node alone takes a /64", s.PodRange6)
+	}
+	if s.ServiceCIDR6.IsValid() && (s.ServiceCIDR6.Bits() > 123 || s.ServiceCIDR6.Bits() < 64) {
+		bad("service-range", "%v has not from 64 to 123 bits", s.ServiceCIDR6)
+	}
+	if s.PodRange6.Overlaps(s.ServiceCIDR6) {
+		bad("service-range", "%v overlaps the pods' range %v", s.ServiceCIDR6, s.PodRange6)
+	}
 	if s.PodRange.Overlaps(s.ServiceCIDR) {
 		bad("service-range", "%v overlaps the pods' range %v", s.ServiceCIDR, s.PodRange)
 	}
@@ -99,6 +119,26 @@ func (s Settings) Validate() error {
 
 // NodeRange is the part of the pods' range that the first node takes.
 func (s Settings) NodeRange() netip.Prefix { return netip.PrefixFrom(s.PodRange.Addr(), 24) }
+
+// NodeRange6 is the same of IPv6; not valid where there is none.
+func (s Settings) NodeRange6() netip.Prefix {
+	if !s.PodRange6.IsValid() {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(s.PodRange6.Addr(), 64)
+}
+
+// Pods, Node and Services are the ranges of each family that there is, IPv4 first.
+func (s Settings) Pods() []netip.Prefix     { return both(s.PodRange, s.PodRange6) }
+func (s Settings) Node() []netip.Prefix     { return both(s.NodeRange(), s.NodeRange6()) }
+func (s Settings) Services() []netip.Prefix { return both(s.ServiceCIDR, s.ServiceCIDR6) }
+
+func both(v4, v6 netip.Prefix) []netip.Prefix {
+	if v6.IsValid() {
+		return []netip.Prefix{v4, v6}
+	}
+	return []netip.Prefix{v4}
+}
 
 // DNS is the address of the cluster's DNS server: the tenth of the Services' range, as Kubernetes' installers have it.
 func (s Settings) DNS() netip.Addr {

@@ -32,23 +32,33 @@ func ipnet(p netip.Prefix) *net.IPNet {
 // free refuses ranges that somebody else on this machine uses: any route into them that is not ours. Wider routes do no harm,
 // since the longer prefix wins.
 func free(c Config) error {
+	for _, own := range c.ranges() {
+		if err := own.free(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r Ranges) free(c Config) error {
 	routes, err := whole(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		return netlink.RouteListFiltered(family(r.Pods), &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return fmt.Errorf("pod network: list routes: %w", err)
 	}
+	own := r
 	for _, r := range routes {
 		if r.Dst == nil || isOurs(c, r) {
 			continue
 		}
-		ip, _ := netip.AddrFromSlice(r.Dst.IP.To4())
+		ip, _ := netip.AddrFromSlice(r.Dst.IP)
 		bits, _ := r.Dst.Mask.Size()
-		dst := netip.PrefixFrom(ip, bits)
+		dst := netip.PrefixFrom(ip.Unmap(), bits)
 		for _, rng := range []struct {
 			name, flag string
 			prefix     netip.Prefix
-		}{{"pod", "--pod-range", c.Pods}, {"service", "--service-range", c.Service}} {
+		}{{"pod", "--pod-range", own.Pods}, {"service", "--service-range", own.Service}} {
 			if dst.Bits() >= rng.prefix.Bits() && rng.prefix.Overlaps(dst) {
 				return fmt.Errorf("the %s range %s is already used on this machine by %s: choose another with %s: %w",
 					rng.name, rng.prefix, user(r, dst), rng.flag, ErrTaken)
@@ -56,6 +66,14 @@ func free(c Config) error {
 		}
 	}
 	return nil
+}
+
+// family is netlink's number for that of a range.
+func family(p netip.Prefix) int {
+	if p.Addr().Is6() {
+		return netlink.FAMILY_V6
+	}
+	return netlink.FAMILY_V4
 }
 
 func user(r netlink.Route, dst netip.Prefix) string {
@@ -107,15 +125,26 @@ func ensureBridge(c Config) (netlink.Link, error) {
 }
 
 func closePods(c Config) error {
-	route := &netlink.Route{Dst: ipnet(c.Pods), Type: unix.RTN_UNREACHABLE, Priority: c.metric(), Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}
-	if err := netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("close %s by an unreachable route: %w", c.Pods, err)
+	for _, r := range c.ranges() {
+		route := &netlink.Route{Dst: ipnet(r.Pods), Type: unix.RTN_UNREACHABLE, Priority: c.metric(), Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}
+		if err := netlink.RouteReplace(route); err != nil {
+			return fmt.Errorf("close %s by an unreachable route: %w", r.Pods, err)
+		}
 	}
 	return nil
 }
 
 // raise brings the bridge up, routes the service range to it, and last gives it its address.
 func raise(c Config, bridge netlink.Link) error {
+	if c.IPv6 != (Ranges{}) {
+		const none = 1 // IN6_ADDR_GEN_MODE_NONE: no address but those that are given; without one of the link, no redirects are sent either
+		if err := netlink.LinkSetIP6AddrGenMode(bridge, none); err != nil {
+			return fmt.Errorf("use IPv6 on bridge %s: %w", c.Bridge(), err)
+		}
+		if err := sysctl("net/ipv6/conf/"+c.Bridge()+"/disable_ipv6", "0"); err != nil {
+			return err
+		}
+	}
 	if err := netlink.LinkSetUp(bridge); err != nil {
 		return fmt.Errorf("raise bridge %s: %w", c.Bridge(), err)
 	}
@@ -126,25 +155,38 @@ func raise(c Config, bridge netlink.Link) error {
 	if err := routeServices(c, nil); err != nil {
 		return err
 	}
-	gateway := &net.IPNet{IP: c.Gateway().AsSlice(), Mask: net.CIDRMask(c.Node.Bits(), 32)}
-	own := []*net.IPNet{gateway}
-	if c.DNS.IsValid() {
-		own = append(own, ipnet(netip.PrefixFrom(c.DNS, c.DNS.BitLen())))
+	for _, r := range c.ranges() {
+		own := []netip.Prefix{r.gateway()}
+		if c.DNS.IsValid() && r.Service.Contains(c.DNS) {
+			own = append(own, netip.PrefixFrom(c.DNS, c.DNS.BitLen()))
+		}
+		if err := addresses(c, bridge, family(r.Node), own); err != nil {
+			return err
+		}
 	}
-	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(bridge, netlink.FAMILY_V4) })
+	return nil
+}
+
+// addresses gives the bridge these addresses of a family, and takes all others from it.
+func addresses(c Config, bridge netlink.Link, family int, own []netip.Prefix) error {
+	addrs, err := whole(func() ([]netlink.Addr, error) { return netlink.AddrList(bridge, family) })
 	if err != nil {
 		return fmt.Errorf("list addresses of bridge %s: %w", c.Bridge(), err)
 	}
 	for _, a := range addrs {
-		if !slices.ContainsFunc(own, func(o *net.IPNet) bool { return a.IPNet.String() == o.String() }) {
+		if !slices.ContainsFunc(own, func(p netip.Prefix) bool { return a.IPNet.String() == p.String() }) {
 			if err := netlink.AddrDel(bridge, &a); err != nil {
 				return fmt.Errorf("remove address %s from bridge %s: %w", a.IPNet, c.Bridge(), err)
 			}
 		}
 	}
-	for _, a := range own {
-		if err := netlink.AddrReplace(bridge, &netlink.Addr{IPNet: a}); err != nil {
-			return fmt.Errorf("give bridge %s the address %s: %w", c.Bridge(), a, err)
+	for _, p := range own {
+		a := &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}}
+		if p.Addr().Is6() {
+			a.Flags = unix.IFA_F_NODAD // nobody else can have it
+		}
+		if err := netlink.AddrReplace(bridge, a); err != nil {
+			return fmt.Errorf("give bridge %s the address %s: %w", c.Bridge(), p, err)
 		}
 	}
 	return nil
@@ -158,24 +200,26 @@ func routeServices(c Config, more []netip.Prefix) error {
 		return fmt.Errorf("find bridge %s: %w", c.Bridge(), err)
 	}
 	wanted := map[string]bool{}
-	for _, p := range append([]netip.Prefix{c.Service}, more...) {
+	for _, p := range append(c.services(), more...) {
 		route := &netlink.Route{LinkIndex: bridge.Attrs().Index, Dst: ipnet(p), Scope: netlink.SCOPE_LINK, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}
 		if err := netlink.RouteReplace(route); err != nil {
 			return fmt.Errorf("route %s to bridge %s: %w", p, c.Bridge(), err)
 		}
 		wanted[route.Dst.String()] = true
 	}
-	routes, err := whole(func() ([]netlink.Route, error) {
-		filter := &netlink.Route{LinkIndex: bridge.Attrs().Index, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
-	})
-	if err != nil {
-		return fmt.Errorf("list routes to bridge %s: %w", c.Bridge(), err)
-	}
-	for _, r := range routes {
-		if r.Dst != nil && !wanted[r.Dst.String()] {
-			if err := ignore(netlink.RouteDel(&r), "remove the route to "+r.Dst.String()); err != nil {
-				return err
+	for _, r := range c.ranges() {
+		routes, err := whole(func() ([]netlink.Route, error) {
+			filter := &netlink.Route{LinkIndex: bridge.Attrs().Index, Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN}
+			return netlink.RouteListFiltered(family(r.Service), filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		})
+		if err != nil {
+			return fmt.Errorf("list routes to bridge %s: %w", c.Bridge(), err)
+		}
+		for _, r := range routes {
+			if r.Dst != nil && !wanted[r.Dst.String()] {
+				if err := ignore(netlink.RouteDel(&r), "remove the route to "+r.Dst.String()); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -191,8 +235,26 @@ func sysctls(c Config) error {
 		sysctl("net/ipv4/conf/"+c.Bridge()+"/rp_filter", "2"),
 		sysctl("net/ipv4/conf/"+c.Bridge()+"/route_localnet", "1"),
 		sysctl("net/ipv4/conf/"+c.Bridge()+"/send_redirects", "0"),
-		sysctl("net/ipv6/conf/"+c.Bridge()+"/disable_ipv6", "1"),
+		sysctls6(c),
 	)
+}
+
+// sysctls6 forwards IPv6 where there is a range for it, and keeps the bridge free of it elsewhere. A machine that forwards does not heed routers' advertisements
+// any more unless it is told to: the links that did go on doing so, or the machine would lose its own default route.
+func sysctls6(c Config) error {
+	if c.IPv6 == (Ranges{}) {
+		return sysctl("net/ipv6/conf/"+c.Bridge()+"/disable_ipv6", "1")
+	}
+	heeding, _ := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
+	for _, path := range heeding {
+		if value, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(value)) != "1" {
+			continue
+		}
+		if err := sysctl(strings.TrimPrefix(path, "/proc/sys/"), "2"); err != nil {
+			return err
+		}
+	}
+	return sysctl("net/ipv6/conf/all/forwarding", "1")
 }
 
 // sysctl writes a setting, unless it is as wanted: /proc/sys may be mounted read-only.
@@ -226,16 +288,18 @@ func removeLinks(c Config) error {
 		}
 		errs = append(errs, ignore(netlink.LinkDel(bridge), "remove bridge "+c.Bridge()))
 	}
-	routes, err := whole(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN, Protocol: routeProtocol},
-			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
-	})
-	if err != nil {
-		errs = append(errs, fmt.Errorf("list routes: %w", err))
-	}
-	for _, r := range routes {
-		if r.Type == unix.RTN_UNREACHABLE && r.Priority == c.metric() {
-			errs = append(errs, ignore(netlink.RouteDel(&r), "remove route to "+r.Dst.String()))
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} { // whatever it was that ran here before
+		routes, err := whole(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Protocol: routeProtocol},
+				netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("list routes: %w", err))
+		}
+		for _, r := range routes {
+			if r.Type == unix.RTN_UNREACHABLE && r.Priority == c.metric() {
+				errs = append(errs, ignore(netlink.RouteDel(&r), "remove route to "+r.Dst.String()))
+			}
 		}
 	}
 	return errors.Join(errs...)

@@ -24,8 +24,41 @@ type Config struct {
 	Pods    netip.Prefix // of the whole cluster, 10.244.0.0/16
 	Node    netip.Prefix // this node's part of it, 10.244.0.0/24
 	Service netip.Prefix // 10.96.0.0/16
+	IPv6    Ranges       // the same of IPv6, for pods and Services with two addresses; zero: there is none
 	DNS     netip.Addr   // of the service range: this node answers there itself; not valid: it does not
 	Kernel  nft.Kernel   // where rules are set; the kernel's own if nil
+}
+
+// Ranges are the addresses of one family.
+type Ranges struct{ Pods, Node, Service netip.Prefix }
+
+// ranges are those of IPv4, and those of IPv6 if there are any.
+func (c Config) ranges() []Ranges {
+	all := []Ranges{{c.Pods, c.Node, c.Service}}
+	if c.IPv6 != (Ranges{}) {
+		all = append(all, c.IPv6)
+	}
+	return all
+}
+
+// gateway is the node's own address in its part of the pods' range.
+func (r Ranges) gateway() netip.Prefix {
+	return netip.PrefixFrom(r.Node.Masked().Addr().Next(), r.Node.Bits())
+}
+
+// check says what is wrong with the ranges of a family, whose nodes need room for pods: a prefix of that length at the most.
+func (r Ranges) check(longest int) error {
+	switch {
+	case !r.Pods.IsValid() || !r.Node.IsValid() || !r.Service.IsValid():
+		return errors.New("pod network: an address range is missing")
+	case r.Node.Bits() < r.Pods.Bits() || !r.Pods.Contains(r.Node.Addr()):
+		return fmt.Errorf("pod network: the node's range %s is not within the pod range %s", r.Node, r.Pods)
+	case r.Node.Bits() > longest:
+		return fmt.Errorf("pod network: the node's range %s has no room for pods", r.Node)
+	case r.Pods.Overlaps(r.Service):
+		return fmt.Errorf("pod network: the pod range %s and the service range %s overlap", r.Pods, r.Service)
+	}
+	return nil
 }
 
 // Bridge is the link's name.
@@ -38,21 +71,25 @@ func (c Config) Table() string { return "sampan-" + c.ID }
 func (c Config) Gateway() netip.Addr { return c.Node.Masked().Addr().Next() }
 
 func (c Config) check() error {
-	switch {
-	case len(c.ID) != 8:
+	const pod4, pod6 = 30, 126
+	if len(c.ID) != 8 {
 		return fmt.Errorf("pod network: the id %q has not 8 digits", c.ID)
-	case !c.Pods.IsValid() || !c.Node.IsValid() || !c.Service.IsValid():
-		return errors.New("pod network: an address range is missing")
-	case !c.Pods.Addr().Is4() || !c.Node.Addr().Is4() || !c.Service.Addr().Is4():
-		return errors.New("pod network: only IPv4 ranges can be used")
-	case c.Node.Bits() < c.Pods.Bits() || !c.Pods.Contains(c.Node.Addr()):
-		return fmt.Errorf("pod network: the node's range %s is not within the pod range %s", c.Node, c.Pods)
-	case c.Node.Bits() > 30:
-		return fmt.Errorf("pod network: the node's range %s has no room for pods", c.Node)
-	case c.DNS.IsValid() && !c.Service.Contains(c.DNS):
+	}
+	for i, r := range c.ranges() {
+		longest := []int{pod4, pod6}[i]
+		if r.Pods.IsValid() && r.Node.IsValid() && r.Service.IsValid() {
+			for _, p := range []netip.Prefix{r.Pods, r.Node, r.Service} {
+				if p.Addr().Is6() != (i == 1) {
+					return fmt.Errorf("pod network: %s is not of IPv%d", p, []int{4, 6}[i])
+				}
+			}
+		}
+		if err := r.check(longest); err != nil {
+			return err
+		}
+	}
+	if c.DNS.IsValid() && !c.Service.Contains(c.DNS) {
 		return fmt.Errorf("pod network: the address %s of the DNS server is not within the service range %s", c.DNS, c.Service)
-	case c.Pods.Overlaps(c.Service):
-		return fmt.Errorf("pod network: the pod range %s and the service range %s overlap", c.Pods, c.Service)
 	}
 	return nil
 }
@@ -162,19 +199,24 @@ func (n *Network) SetHostPorts(ctx context.Context, pod string, ports []HostPort
 	return nil
 }
 
-// SetServices says which IPv4 ranges Services have besides the first: all of them are closed. It is safe to repeat.
+// SetServices says which ranges Services have besides the first: all of them are closed. It is safe to repeat.
 func (n *Network) SetServices(ctx context.Context, more []netip.Prefix) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.more = nil
 	for _, p := range more {
-		switch p = p.Masked(); {
-		case !p.Addr().Is4() || n.cfg.Service.Overlaps(p) && n.cfg.Service.Bits() <= p.Bits():
-			continue // closed already
-		case p.Overlaps(n.cfg.Pods):
-			return fmt.Errorf("close the service range %s: it overlaps the pod range %s", p, n.cfg.Pods)
+		p = p.Masked()
+		closed, possible := false, false
+		for _, r := range n.cfg.ranges() {
+			closed = closed || r.Service.Overlaps(p) && r.Service.Bits() <= p.Bits()
+			possible = possible || r.Service.Addr().Is6() == p.Addr().Is6()
+			if r.Pods.Overlaps(p) {
+				return fmt.Errorf("close the service range %s: it overlaps the pod range %s", p, r.Pods)
+			}
 		}
-		n.more = append(n.more, p)
+		if possible && !closed {
+			n.more = append(n.more, p)
+		}
 	}
 	if err := n.cfg.Kernel.Set(ctx, n.table()); err != nil {
 		return fmt.Errorf("close service ranges: %w", err)

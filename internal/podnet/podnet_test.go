@@ -21,6 +21,45 @@ func config() Config {
 	}
 }
 
+// dual is config with IPv6.
+func dual() Config {
+	c := config()
+	c.IPv6 = Ranges{Pods: netip.MustParsePrefix("fd00:10:244::/56"), Node: netip.MustParsePrefix("fd00:10:244::/64"), Service: netip.MustParsePrefix("fd00:10:96::/112")}
+	return c
+}
+
+func TestWhereIPv6PacketsGo(t *testing.T) {
+	const bridge = "sampan-0a1b2c3d"
+	addr := netip.MustParseAddr
+	fake := &nft.Fake{Local: []netip.Addr{addr("2001:db8::1"), addr("fd00:10:244::1")}}
+	cfg := dual()
+	cfg.Kernel = fake
+	n := &Network{cfg: cfg, ports: map[string][]HostPort{}}
+	if err := fake.Set(t.Context(), n.table()); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		packet nft.Packet
+		want   nft.Verdict
+	}{
+		"from a pod to the world it is masqueraded": {nft.Packet{In: bridge, Out: "eth0", From: addr("fd00:10:244::5"), To: addr("2001:db8:1::1")}, nft.Verdict{Fate: "accept", By: "masquerade", Masquerade: true}},
+		"from a pod to a pod here it is not":        {nft.Packet{In: bridge, Out: bridge, From: addr("fd00:10:244::5"), To: addr("fd00:10:244::6")}, nft.Verdict{Fate: "accept", By: "forward"}},
+		"from a pod to another node's it is not":    {nft.Packet{In: bridge, Out: "eth0", From: addr("fd00:10:244::5"), To: addr("fd00:10:244:7::6")}, nft.Verdict{Fate: "accept", By: "forward"}},
+		"from a pod to multicast it is not":         {nft.Packet{In: bridge, Out: "eth0", From: addr("fd00:10:244::5"), To: addr("ff05::1")}, nft.Verdict{Fate: "accept", By: "forward"}},
+		"from a pod to no Service it is refused":    {nft.Packet{In: bridge, Out: bridge, From: addr("fd00:10:244::5"), To: addr("fd00:10:96::5")}, nft.Verdict{Fate: "reject", By: "forward"}},
+		"from the node to no Service it is refused": {nft.Packet{Out: bridge, From: addr("2001:db8::1"), To: addr("fd00:10:96::5")}, nft.Verdict{Fate: "reject", By: "output"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.want.Fate == "accept" {
+				c.want.To = c.packet.To // it stays what it was
+			}
+			if got := fake.Trace(c.packet); got != c.want {
+				t.Errorf("got %+v, want %+v", got, c.want)
+			}
+		})
+	}
+}
+
 func TestWherePacketsGo(t *testing.T) {
 	const bridge = "sampan-0a1b2c3d"
 	addr := netip.MustParseAddr
@@ -193,6 +232,50 @@ func TestUpAndDown(t *testing.T) {
 	}
 	if out, err := exec.Command("nft", "list", "ruleset").CombinedOutput(); err == nil && strings.TrimSpace(string(out)) != "" {
 		t.Errorf("rules after Down:\n%s", out)
+	}
+}
+
+func TestUpAndDownWithIPv6(t *testing.T) {
+	ownNetwork(t)
+	ctx := context.Background()
+	ip(t, "addr add 2001:db8::1/64 dev world nodad")
+	ip(t, "-6 route add default via 2001:db8::2")
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/world/accept_ra", []byte("1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	routes := ip(t, "-6 route show table main")
+	if _, err := Up(ctx, config()); err != nil { // it may have run without before
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := Up(ctx, dual()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v, _ := os.ReadFile("/proc/sys/net/ipv6/conf/world/accept_ra"); string(v) != "2\n" {
+		t.Errorf("accept_ra of a link that heeded routers is %q", v)
+	}
+	for to, want := range map[string]string{"fd00:10:96::5": "dev sampan-0a1b2c3d", "fd00:10:244::9": "dev sampan-0a1b2c3d", "2001:db8:7::1": "dev world"} {
+		if out := ip(t, "-6 route get "+to); !strings.Contains(out, want) {
+			t.Errorf("the way to %s is %s, wanted %s", to, out, want)
+		}
+	}
+	if out, err := exec.Command("ip", "-6", "route", "get", "fd00:10:244:9::9").CombinedOutput(); err == nil && !strings.Contains(string(out), "unreachable") {
+		t.Errorf("an address of the pod range that is not here has a route: %s", out)
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &unix.SockaddrInet6{Port: 80, Addr: netip.MustParseAddr("fd00:10:96::5").As16()}); err != unix.ECONNREFUSED {
+		t.Errorf("connecting to an address that no Service owns: %v, want connection refused", err)
+	}
+	if err := Down(ctx, dual()); err != nil {
+		t.Fatal(err)
+	}
+	if now := ip(t, "-6 route show table main"); now != routes {
+		t.Errorf("routes before:\n%s\nafter Down:\n%s", routes, now)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	multicast = netip.MustParsePrefix("224.0.0.0/4")
+	multicast = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")} // of IPv4 and of IPv6
 	loopback  = netip.MustParsePrefix("127.0.0.0/8")
 )
 
@@ -26,8 +26,15 @@ func (n *Network) table() nft.Table {
 	c := n.cfg
 	bridge := c.Bridge()
 	var unowned []nft.Rule
-	for _, services := range append([]netip.Prefix{c.Service}, n.more...) {
+	for _, services := range append(c.services(), n.more...) {
 		unowned = append(unowned, nft.Refuse("no Service owns this address", nft.To{Prefix: services})...)
+	}
+	var toTheWorld []nft.Rule
+	for i, r := range c.ranges() {
+		toTheWorld = append(toTheWorld, nft.Rule{If: []nft.Match{nft.To{Prefix: multicast[i]}}, Do: nft.Return{}}, nft.Rule{
+			If: []nft.Match{nft.From{Prefix: r.Node}, nft.To{Prefix: r.Pods, Not: true}, nft.Out{Link: bridge, Not: true}},
+			Do: nft.Masquerade{}, Comment: "pods to the world",
+		})
 	}
 	t := nft.Table{Name: c.Table(), Chains: []nft.Chain{
 		{Name: "loopback", Base: &nft.Base{Hook: nft.Prerouting, Priority: nft.PriorityRaw}, Rules: []nft.Rule{
@@ -40,18 +47,20 @@ func (n *Network) table() nft.Table {
 		{Name: "output", Base: &nft.Base{Hook: nft.Output, Priority: nft.PriorityFilter}, Rules: append(append(n.answered(), unowned...),
 			nft.Rule{If: []nft.Match{nft.Out{Link: bridge}, nft.ToICMP{Type: redirect}}, Do: nft.Drop{}, Comment: "pods reach each other by this node"},
 		)},
-		{Name: "masquerade", Base: &nft.Base{Kind: nft.NAT, Hook: nft.Postrouting, Priority: nft.PrioritySrcNAT}, Rules: []nft.Rule{
-			{If: []nft.Match{nft.To{Prefix: multicast}}, Do: nft.Return{}},
-			{
-				If: []nft.Match{nft.From{Prefix: c.Node}, nft.To{Prefix: c.Pods, Not: true}, nft.Out{Link: bridge, Not: true}},
-				Do: nft.Masquerade{}, Comment: "pods to the world",
-			},
-		}},
+		{Name: "masquerade", Base: &nft.Base{Kind: nft.NAT, Hook: nft.Postrouting, Priority: nft.PrioritySrcNAT}, Rules: toTheWorld},
 	}}
 	if ports := n.sortedPorts(); len(ports) > 0 {
 		n.publish(&t, ports)
 	}
 	return t
+}
+
+// services are the ranges of Services that the network begins with.
+func (c Config) services() (all []netip.Prefix) {
+	for _, r := range c.ranges() {
+		all = append(all, r.Service)
+	}
+	return all
 }
 
 // answered lets the node's own programs ask the DNS server, which answers at an address of the service range. (Pods' questions are not forwarded.)
