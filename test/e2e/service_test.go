@@ -67,7 +67,11 @@ metadata: {name: nobody}
 spec: {selector: {app: nobody}, ports: [{port: 80}]}
 `
 
-const outsideNode, outsideClient = "192.0.2.10", "192.0.2.20"
+// Addresses of this machine and of that beside it.
+const (
+	outsideNode, outsideClient   = "192.0.2.10", "192.0.2.20"
+	outsideNode6, outsideClient6 = "2001:db8::10", "2001:db8::20"
+)
 
 // outside makes a machine beside this one, joined to it by a link, and returns how to begin a command on it.
 func outside(t *testing.T) []string {
@@ -86,8 +90,14 @@ func outside(t *testing.T) []string {
 	})
 	run(t, "ip", "link", "add", "outside", "type", "veth", "peer", "name", "eth0", "netns", pid)
 	run(t, "ip", "addr", "add", outsideNode+"/24", "dev", "outside")
+	run(t, "ip", "addr", "add", outsideNode6+"/64", "dev", "outside", "nodad")
 	run(t, "ip", "link", "set", "outside", "up")
-	for _, args := range [][]string{{"link", "set", "lo", "up"}, {"addr", "add", outsideClient + "/24", "dev", "eth0"}, {"link", "set", "eth0", "up"}} {
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"addr", "add", outsideClient + "/24", "dev", "eth0"},
+		{"addr", "add", outsideClient6 + "/64", "dev", "eth0", "nodad"},
+		{"link", "set", "eth0", "up"},
+	} {
 		run(t, at[0], slices.Concat(at[1:], []string{"ip"}, args)...)
 	}
 	return at
@@ -299,6 +309,62 @@ func TestServices(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestServicesOfBothFamilies(t *testing.T) {
+	away := outside(t)
+	c := newCluster(t, 0, "--pod-range=10.244.0.0/16,fd00:10:244::/56", "--service-range=10.96.0.0/16,fd00:10:96::/112")
+	c.load(images.Archive(t, images.Busybox))
+	c.apply(webserver)
+	c.apply(`{apiVersion: v1, kind: Service, metadata: {name: both}, spec: {type: NodePort, ipFamilyPolicy: RequireDualStack, selector: {app: webserver}, ports: [{port: 8080, targetPort: 80}]}}`)
+	c.apply(`{apiVersion: v1, kind: Service, metadata: {name: six}, spec: {ipFamilies: [IPv6], selector: {app: box}, ports: [{port: 80, targetPort: 8080}]}}`)
+	c.kubectl("rollout", "status", "deployment/webserver", "--timeout=60s")
+	c.waitReady("box")
+	pods := strings.Fields(c.kubectl("get", "pods", "-l", "app=webserver", "-o", "jsonpath={.items[*].metadata.name}"))
+	slices.Sort(pods)
+	ips := strings.Fields(c.kubectl("get", "service", "both", "-o", "jsonpath={.spec.clusterIPs[*]}"))
+	if len(ips) != 2 || !strings.HasPrefix(ips[1], "fd00:10:96::") {
+		t.Fatalf("the cluster IPs are %v", ips)
+	}
+	if got := c.field("box", ".status.podIPs[1].ip"); !strings.HasPrefix(got, "fd00:10:244::") {
+		t.Errorf("the pod's second address is %q", got)
+	}
+	if got := c.kubectl("get", "node", "node", "-o", "jsonpath={.status.addresses[*].address} {.spec.podCIDRs}"); got != outsideNode+" "+outsideNode6+` node ["10.244.0.0/24","fd00:10:244::/64"]` {
+		t.Errorf("the node says %s", got)
+	}
+	port := c.service("both", ".spec.ports[0].nodePort")
+	in := func(script string) func() (string, error) {
+		return func() (string, error) { return c.try("kubectl", "exec", "box", "--", "sh", "-c", script) }
+	}
+	for name, ask := range map[string]func() (string, error){
+		"IPv4 from the node":      func() (string, error) { return askOnce("http://" + ips[0] + ":8080/") },
+		"IPv6 from the node":      func() (string, error) { return askOnce("http://[" + ips[1] + "]:8080/") },
+		"IPv4 from a pod":         in("wget -qO- http://" + ips[0] + ":8080/"),
+		"IPv6 from a pod":         in("wget -qO- 'http://[" + ips[1] + "]:8080/'"),
+		"the node port from here": func() (string, error) { return askOnce("http://[" + outsideNode6 + "]:" + port + "/") },
+		"the node port from outside": func() (string, error) {
+			out, err := exec.Command(away[0], slices.Concat(away[1:], []string{"curl", "-sS", "-g", "--noproxy", "*", "--max-time", "10", "http://[" + outsideNode6 + "]:" + port + "/"})...).CombinedOutput()
+			return string(out), err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := hosts(t, len(pods), ask); !slices.Equal(got, pods) {
+				t.Errorf("%v answered, the pods are %v", got, pods)
+			}
+		})
+	}
+	if got, err := in("wget -qO- http://six/")(); err != nil || got != "box\n" {
+		t.Errorf("a pod reaches itself by its own Service, which has IPv6 alone: %q, %v", got, err)
+	}
+	if _, err := askOnce("http://[fd00:10:96::ffff]/"); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("an address that no Service owns: %v", err)
+	}
+	out, err := in("nslookup both.default.svc.cluster.local")()
+	if err != nil {
+		t.Error(err)
+	}
+	contains(t, "the name", out, "Address: "+ips[0])
+	contains(t, "the name", out, "Address: "+ips[1])
 }
 
 // TestAnUpdateBehindServicesLosesNothing asks by cluster IP and by node port, by one connection a request, while the pods are replaced again and again.

@@ -99,7 +99,7 @@ type cluster struct {
 var ids []string
 
 // newCluster starts a cluster that the test's end removes. With a number above zero it takes ports and ranges of its own.
-func newCluster(t testing.TB, number int) *cluster {
+func newCluster(t testing.TB, number int, flags ...string) *cluster {
 	t.Helper()
 	c := &cluster{t: t, dir: filepath.Join(t.TempDir(), "data")}
 	inst, err := instance.At(c.dir)
@@ -112,6 +112,7 @@ func newCluster(t testing.TB, number int) *cluster {
 		c.args = append(c.args, fmt.Sprintf("--api-port=%d", 6443+number), fmt.Sprintf("--node-port=%d", 10250+number),
 			fmt.Sprintf("--pod-range=10.%d.0.0/16", 100+number), fmt.Sprintf("--service-range=10.%d.0.0/16", 200+number))
 	}
+	c.args = append(c.args, flags...)
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.evidence()
