@@ -166,11 +166,15 @@ func (u *up) openServer(metrics ...prometheus.Collector) (*server.Server, *pki.P
 	if err != nil {
 		return nil, nil, err
 	}
+	balanced, err := balancing(u.settings)
+	if err != nil {
+		return nil, nil, err
+	}
 	host, _ := os.Hostname()
 	srv, err := server.Open(server.Config{
 		StoreDir: u.inst.Store(), PKI: keys, Names: []string{u.settings.NodeName, host},
 		Address:  netip.AddrPortFrom(nodeAddress(u.settings.NodeIP, network(u.inst, u.settings).Gateway(), u.inst.Bridge()), u.settings.APIPort),
-		Services: u.settings.Services(), NodePorts: u.settings.ServicePorts, DNS: u.settings.DNS(), Metrics: metrics, Log: u.log,
+		Services: u.settings.Services(), NodePorts: u.settings.ServicePorts, DNS: u.settings.DNS(), LoadBalancer: balanced, Metrics: metrics, Log: u.log,
 	})
 	return srv, keys, err
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sampan.dev/internal/agent/inprocess"
+	"sampan.dev/internal/controller/loadbalancer"
 	"sampan.dev/internal/dns"
 	"sampan.dev/internal/instance"
 	"sampan.dev/internal/loop"
@@ -47,6 +48,15 @@ func newServices(u *up, pods *podnet.Network, names *dns.Server, view *inprocess
 	s.ranges = loop.New("service-ranges", func(ctx context.Context, _ loop.Key) error { return pods.SetServices(ctx, view.Ranges()) }, loop.Options{Log: u.log})
 	view.OnRanges(func() { s.ranges.Mark(loop.Key{}) })
 	return s
+}
+
+// balancing is what Services of type LoadBalancer get.
+func balancing(s instance.Settings) (loadbalancer.Config, error) {
+	pools, err := loadbalancer.ParsePools(s.LoadBalancerPool)
+	return loadbalancer.Config{
+		Pools: pools, Announce: !s.Unannounced,
+		ReservedPorts: map[uint16]string{s.APIPort: "the API server", s.NodePort: "the node's server"},
+	}, err
 }
 
 func serviceNetwork(inst instance.Instance, s instance.Settings) proxy.Network {

@@ -78,6 +78,8 @@ func upCommand() *cobra.Command {
 	f.Var(rangesValue{&given.PodRange, &given.PodRange6}, "pod-range", "the addresses of pods, of which a node takes a /24; after a comma those of IPv6, of which it takes a /64")
 	f.Var(rangesValue{&given.ServiceCIDR, &given.ServiceCIDR6}, "service-range", "the addresses of Services; after a comma those of IPv6")
 	f.Var(portsValue{&given.ServicePorts}, "service-node-port-range", "the ports of nodes that Services take")
+	f.Var(poolsValue{&given.LoadBalancerPool}, "load-balancer-pool", "the addresses that Services of type LoadBalancer get, such as 192.0.2.100-192.0.2.120,192.0.2.128/27 (default: the nodes' own)")
+	f.BoolVar(&given.Unannounced, "load-balancer-unannounced", false, "do not answer for those addresses on the local network (ARP, neighbour advertisements): somebody else leads them here")
 	f.Var(upstreamsValue{&given.Upstreams}, "dns-upstream", "who is asked for names outside the cluster: ADDRESS or ADDRESS:PORT, several by commas (default: those of /etc/resolv.conf)")
 	f.StringVar(&given.Context, "context", given.Context, "the name of the context in kubeconfig files")
 	f.StringVar(&given.CRI, "cri", "", "use another container runtime, such as unix:///run/containerd/containerd.sock")
@@ -95,7 +97,9 @@ func takeFlags(cmd *cobra.Command, s *instance.Settings, given instance.Settings
 		"node-port": func() { s.NodePort = given.NodePort }, "pod-range": func() { s.PodRange, s.PodRange6 = given.PodRange, given.PodRange6 },
 		"service-range": func() { s.ServiceCIDR, s.ServiceCIDR6 = given.ServiceCIDR, given.ServiceCIDR6 }, "context": func() { s.Context = given.Context },
 		"cri": func() { s.CRI = given.CRI }, "service-node-port-range": func() { s.ServicePorts = given.ServicePorts },
-		"dns-upstream": func() { s.Upstreams = given.Upstreams },
+		"load-balancer-pool":        func() { s.LoadBalancerPool = given.LoadBalancerPool },
+		"load-balancer-unannounced": func() { s.Unannounced = given.Unannounced },
+		"dns-upstream":              func() { s.Upstreams = given.Upstreams },
 	}
 	for name, apply := range set {
 		if cmd.Flags().Changed(name) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"sampan.dev/internal/allocate"
+	"sampan.dev/internal/controller/loadbalancer"
 	"sampan.dev/internal/instance"
 )
 
@@ -87,6 +88,27 @@ func (v portsValue) Set(s string) error {
 		return err
 	}
 	*v.ports = r
+	return nil
+}
+
+// poolsValue is a flag that takes addresses for load balancers. An empty text is none.
+type poolsValue struct{ text *string }
+
+func (v poolsValue) Type() string { return "addresses" }
+
+func (v poolsValue) String() string {
+	if v.text == nil {
+		return ""
+	}
+	return *v.text
+}
+
+func (v poolsValue) Set(s string) error {
+	pools, err := loadbalancer.ParsePools(s)
+	if err != nil {
+		return err
+	}
+	*v.text = pools.String()
 	return nil
 }
 

@@ -28,7 +28,10 @@ type Settings struct {
 	ServiceCIDR netip.Prefix `json:"serviceCIDR"` // all Services of the cluster
 	// ServicePorts is where the node ports of Services are from.
 	ServicePorts allocate.PortRange `json:"servicePorts"`
-	Upstreams    []netip.AddrPort   `json:"dnsUpstreams,omitempty"` // who is asked for names outside the cluster; none: those of /etc/resolv.conf
+	// LoadBalancerPool is the addresses that Services of type LoadBalancer may have; empty: the nodes' own. They are announced on the link unless Unannounced.
+	LoadBalancerPool string           `json:"loadBalancerPool,omitempty"`
+	Unannounced      bool             `json:"unannounced,omitempty"`
+	Upstreams        []netip.AddrPort `json:"dnsUpstreams,omitempty"` // who is asked for names outside the cluster; none: those of /etc/resolv.conf
 	// PodRange6 and ServiceCIDR6 are the same of IPv6, for pods and Services with two addresses. Both are set, or neither.
 	PodRange6    netip.Prefix `json:"podRange6,omitzero"`
 	ServiceCIDR6 netip.Prefix `json:"serviceCIDR6,omitzero"`

@@ -162,6 +162,7 @@ func TestServices(t *testing.T) {
 	c.waitReady("box")
 	pods := strings.Fields(c.kubectl("get", "pods", "-l", "app=webserver", "-o", "jsonpath={.items[*].metadata.name}"))
 	slices.Sort(pods)
+	c.kubectl("wait", "--for=jsonpath={.status.loadBalancer.ingress[0].ip}="+outsideNode, "service/hostname-svc-lb", "--timeout=60s")
 	ip, port := c.service("hostname-svc-clusterip", ".spec.clusterIP"), c.service("hostname-svc-nodeport", ".spec.ports[0].nodePort")
 	in := func(script string) func() (string, error) {
 		return func() (string, error) { return c.try("kubectl", "exec", "box", "--", "sh", "-c", script) }
@@ -186,6 +187,9 @@ func TestServices(t *testing.T) {
 		"the node port from outside":            fromOutside("http://" + outsideNode + ":" + port + "/"),
 		"the node port from a pod":              in("wget -qO- http://" + outsideNode + ":" + port + "/"),
 		"the node port's Service by cluster IP": get("http://" + c.service("hostname-svc-nodeport", ".spec.clusterIP") + ":8080/"),
+		"the load balancer's, from outside":     fromOutside("http://" + outsideNode + "/"),
+		"the load balancer's, from the node":    get("http://" + outsideNode + "/"),
+		"the load balancer's, from a pod":       in("wget -qO- http://" + outsideNode + "/"),
 		"the load balancer's, by its node port": fromOutside("http://" + outsideNode + ":" + c.service("hostname-svc-lb", ".spec.ports[0].nodePort") + "/"),
 	} {
 		t.Run(name, func(t *testing.T) {
