@@ -74,6 +74,7 @@ func (u *up) run(ctx context.Context) (err error) {
 	defer conn.Close()
 
 	side := inprocess.New(srv.Table, srv.Cache, srv.Registry, u.settings.NodeName)
+	side.SetTokens(srv.Tokens)
 	gateway := network(u.inst, u.settings).Gateway()
 	services := newServices(u, pods, names, inprocess.NewServices(srv.Table, srv.Cache, u.settings.NodeName))
 	node := agent.New(agent.Config{

@@ -25,6 +25,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -71,6 +72,8 @@ type API interface {
 	UpdatePodStatus(ctx context.Context, namespace, name string, uid types.UID, change func(*corev1.Pod)) (*corev1.Pod, error)
 	// DeletePod removes the pod of that uid at once (grace 0). A pod that is gone, or another's, is no error.
 	DeletePod(ctx context.Context, namespace, name string, uid types.UID) error
+	// CreateToken makes a token of a service account, bound to one of this node's pods.
+	CreateToken(ctx context.Context, namespace, account string, asked *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
 }
 
 // Recorder tells what happened. events.Recorder is one.
@@ -190,6 +193,7 @@ func New(cfg Config) *Agent {
 		admitted: map[types.UID]*corev1.Pod{},
 	}
 	a.volumes = volume.New(filepath.Join(cfg.DataDir, "pods"), cfg.View)
+	a.volumes.Tokens, a.volumes.Due = a.createToken, a.renewTokens
 	a.pulls = newPuller(a)
 	a.prober = newProber(a)
 	a.node = newNodeKeeper(a)
@@ -229,6 +233,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Unlock()
 	a.prober.close()
 	a.idle.Wait()
+	a.volumes.Close()
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil
 	}

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,6 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"sampan.dev/internal/token"
 )
 
 // fakeAPI is the API and the agent's view of it at once.
@@ -38,6 +43,7 @@ type fakeAPI struct {
 	onConf  func(namespace, name string)
 	events  []string
 	writes  int
+	tokens  int // that were made
 	history map[string][]corev1.PodPhase
 	fail    error
 	ready   chan struct{}
@@ -203,6 +209,24 @@ func (f *fakeAPI) DeletePod(_ context.Context, namespace, name string, uid types
 		f.remove(namespace, name)
 	}
 	return nil
+}
+
+// CreateToken makes a text that says for whom.
+func (f *fakeAPI) CreateToken(_ context.Context, namespace, account string, asked *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fail != nil {
+		return nil, f.fail
+	}
+	f.tokens++
+	ref := asked.Spec.BoundObjectRef
+	claims := token.Bound(token.Binding{
+		Namespace: namespace, ServiceAccount: token.Ref{Name: account}, Pod: &token.Ref{Name: ref.Name, UID: string(ref.UID)},
+	}, asked.Spec.Audiences, time.Now(), time.Hour, 0)
+	payload, err := json.Marshal(&claims)
+	out := asked.DeepCopy()
+	out.Status.Token = "e30." + base64.RawURLEncoding.EncodeToString(payload) + "." // nobody here verifies it
+	return out, err
 }
 
 func (f *fakeAPI) said(what string) int {

@@ -83,6 +83,11 @@ func writeAll(root *os.Root, dir string, files map[string]file) error {
 		if err := root.Chmod(path, f.mode); err != nil { // whatever the umask
 			return err
 		}
+		if f.uid != nil {
+			if err := root.Lchown(path, int(*f.uid), -1); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,7 @@ import (
 type file struct {
 	data []byte
 	mode fs.FileMode
+	uid  *int64 // its owner; nil: this process' own
 }
 
 const defaultMode = 0o644
@@ -32,9 +34,20 @@ func (m *Manager) config(ctx context.Context, path string, pod *corev1.Pod, sour
 	return show(path, pod, files, secret)
 }
 
-func (m *Manager) projected(ctx context.Context, path string, pod *corev1.Pod, source *corev1.ProjectedVolumeSource) (Volume, error) {
+func (m *Manager) projected(ctx context.Context, path string, pod *corev1.Pod, source *corev1.ProjectedVolumeSource, due *time.Time) (Volume, error) {
 	all := map[string]file{}
 	for _, s := range source.Sources {
+		if s.ServiceAccountToken != nil {
+			f, at, err := m.token(ctx, path, pod, s.ServiceAccountToken, modeOr(source.DefaultMode, defaultMode))
+			if err != nil {
+				return Volume{}, err
+			}
+			if due.IsZero() || at.Before(*due) {
+				*due = at
+			}
+			all[filepath.Clean(s.ServiceAccountToken.Path)] = f
+			continue
+		}
 		files, err := m.collect(ctx, pod, s, modeOr(source.DefaultMode, defaultMode))
 		if err != nil {
 			return Volume{}, err
@@ -122,8 +135,6 @@ func (m *Manager) collect(ctx context.Context, pod *corev1.Pod, s corev1.VolumeP
 		return pick(secret.Data, s.Secret.Items, mode, isTrue(s.Secret.Optional))
 	case s.DownwardAPI != nil:
 		return m.downward(pod, s.DownwardAPI.Items, mode)
-	case s.ServiceAccountToken != nil:
-		return nil, fmt.Errorf("projected service account tokens are not supported on this node")
 	}
 	return nil, fmt.Errorf("a projected source of this kind is not supported on this node")
 }
@@ -135,7 +146,7 @@ func pick(all map[string][]byte, items []corev1.KeyToPath, mode fs.FileMode, opt
 	files := map[string]file{}
 	if len(items) == 0 {
 		for k, v := range all {
-			files[k] = file{v, mode}
+			files[k] = file{data: v, mode: mode}
 		}
 		return files, nil
 	}
@@ -147,7 +158,7 @@ func pick(all map[string][]byte, items []corev1.KeyToPath, mode fs.FileMode, opt
 			}
 			return nil, fmt.Errorf("references non-existent config key: %s", item.Key)
 		}
-		files[filepath.Clean(item.Path)] = file{data, modeOr(item.Mode, mode)}
+		files[filepath.Clean(item.Path)] = file{data: data, mode: modeOr(item.Mode, mode)}
 	}
 	return files, nil
 }
@@ -170,7 +181,7 @@ func (m *Manager) downward(pod *corev1.Pod, items []corev1.DownwardAPIVolumeFile
 		if err != nil {
 			return nil, err
 		}
-		files[filepath.Clean(item.Path)] = file{[]byte(value), modeOr(item.Mode, mode)}
+		files[filepath.Clean(item.Path)] = file{data: []byte(value), mode: modeOr(item.Mode, mode)}
 	}
 	return files, nil
 }

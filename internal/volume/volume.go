@@ -1,9 +1,9 @@
 // Package volume makes the volumes of pods on the node, and removes them.
 //
-// It reads ConfigMaps and Secrets through its Source, and writes below one directory: PODS/UID/volumes/TYPE/NAME, and bind mounts
-// for subPaths in PODS/UID/volume-subpaths. Always: Setup may be repeated at any time, and refreshes what came from the API; a
-// config volume shows either all of its old content or all of the new; nothing a container planted in a volume leads this
-// package outside of it.
+// It reads ConfigMaps and Secrets through its Source, asks for tokens of service accounts, and writes below one directory:
+// PODS/UID/volumes/TYPE/NAME, and bind mounts for subPaths in PODS/UID/volume-subpaths. Always: Setup may be repeated at any time, and
+// refreshes what came from the API, tokens once they are due; a config volume shows either all of its old content or all of the new;
+// nothing a container planted in a volume leads this package outside of it.
 package volume
 
 import (
@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -32,6 +33,12 @@ type Manager struct {
 
 	// Allocatable is what the node has, for references to limits that are not set. Nil: nothing.
 	Allocatable func() corev1.ResourceList
+
+	// Tokens makes tokens of service accounts. Nil: volumes with tokens cannot be made.
+	Tokens Tokens
+	// Due is called when Setup should be repeated for a pod, since a token of it is to be renewed: once for each Setup. It must not block.
+	Due      func(types.UID)
+	renewals renewals
 }
 
 // New manages the volumes below dir.
@@ -67,18 +74,21 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod) (map[string]Volume
 		return nil, fmt.Errorf("make the directory of pod %s: %w", pod.UID, err)
 	}
 	volumes := make(map[string]Volume, len(pod.Spec.Volumes))
+	var due time.Time
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		made, err := m.make(ctx, pod, v)
+		made, err := m.make(ctx, pod, v, &due)
 		if err != nil {
 			return nil, &Error{Volume: v.Name, Err: err}
 		}
 		volumes[v.Name] = made
 	}
+	m.renewals.set(pod.UID, due, m.Due)
 	return volumes, nil
 }
 
-func (m *Manager) make(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (Volume, error) {
+// make makes one volume, and turns due to when it should be made again, if that is earlier.
+func (m *Manager) make(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, due *time.Time) (Volume, error) {
 	at := func(kind string) string {
 		return filepath.Join(m.Dir(pod.UID), "volumes", "kubernetes.io~"+kind, v.Name)
 	}
@@ -100,7 +110,7 @@ func (m *Manager) make(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (
 			Items: v.DownwardAPI.Items,
 		}}, v.DownwardAPI.DefaultMode, false)
 	case v.Projected != nil:
-		return m.projected(ctx, at("projected"), pod, v.Projected)
+		return m.projected(ctx, at("projected"), pod, v.Projected, due)
 	}
 	return Volume{}, fmt.Errorf("volumes of type %s are not supported on this node", kindOf(v))
 }
@@ -141,6 +151,7 @@ func (m *Manager) remove(uid types.UID, below ...string) error {
 	if err := checkUID(uid); err != nil {
 		return err
 	}
+	m.renewals.set(uid, time.Time{}, m.Due)
 	name := filepath.Join(append([]string{string(uid)}, below...)...)
 	root, err := os.OpenRoot(m.dir)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/registry"
+	"sampan.dev/internal/registry/tokens"
 	"sampan.dev/internal/resource"
 )
 
@@ -30,6 +31,7 @@ type Access struct {
 	registry *registry.Registry
 	node     string
 	who      *auth.Identity
+	tokens   *tokens.Issuer // nil: pods get no tokens
 
 	pods, nodes, leases, configs, secrets, services *resource.Kind
 }

@@ -13,17 +13,22 @@ import (
 
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/registry"
+	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/kinds"
 	"sampan.dev/internal/store/local"
 )
 
 // world is a store, a cache and a registry that run.
 func world(t *testing.T) (*Access, func(*corev1.Pod) *corev1.Pod, chan [2]*corev1.Pod) {
+	return worldOf(t, kinds.Table())
+}
+
+func worldOf(t *testing.T, table *resource.Table) (*Access, func(*corev1.Pod) *corev1.Pod, chan [2]*corev1.Pod) {
 	st, err := local.Open(t.TempDir(), local.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, log := kinds.Table(), slog.New(slog.DiscardHandler)
+	log := slog.New(slog.DiscardHandler)
 	c := cache.New(table, st, log)
 	r := registry.New(registry.Config{Table: table, Store: st, Cache: c, Log: log})
 	a := New(table, c, r, "n")
