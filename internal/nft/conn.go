@@ -124,7 +124,7 @@ func (c *Conn) Replace(_ context.Context, wanted Table) error {
 
 // Change implements Kernel.
 func (c *Conn) Change(_ context.Context, step Change) error {
-	if step.Empty() {
+	if step.Nothing() {
 		return nil
 	}
 	err := c.transact(func(nl *nftables.Conn) error {
@@ -145,6 +145,9 @@ func (c *Conn) Change(_ context.Context, step Change) error {
 		for _, chain := range step.Chains {
 			nl.AddChain(kernelChain(table, chain))
 		}
+		for _, name := range step.Empty {
+			nl.FlushChain(&nftables.Chain{Name: name, Table: table})
+		}
 		sets := step.sets(table)
 		for _, chain := range slices.Concat(step.Chains, step.Rules) {
 			addRules(nl, table, chain, sets)
@@ -155,6 +158,12 @@ func (c *Conn) Change(_ context.Context, step Change) error {
 			}); err != nil {
 				return fmt.Errorf("set %s: %w", a.Set, err)
 			}
+		}
+		for _, name := range step.RemoveChains {
+			nl.DelChain(&nftables.Chain{Name: name, Table: table})
+		}
+		for _, name := range step.RemoveSets {
+			nl.DelSet(&nftables.Set{Name: name, Table: table})
 		}
 		return nil
 	})

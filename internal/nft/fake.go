@@ -51,7 +51,7 @@ func (f *Fake) Replace(ctx context.Context, wanted Table) error { return f.Set(c
 
 // Change implements Kernel.
 func (f *Fake) Change(_ context.Context, c Change) error {
-	if c.Empty() {
+	if c.Nothing() {
 		return nil
 	}
 	f.done.mu.Lock()
@@ -274,7 +274,10 @@ func (m To) meets(p *Packet, _ *Table) bool   { return m.Prefix.Contains(p.To) !
 func (m In) meets(p *Packet, _ *Table) bool   { return linkIs(m.Link, p.In) != m.Not }
 func (m Out) meets(p *Packet, _ *Table) bool  { return linkIs(m.Link, p.Out) != m.Not }
 
-func (m Port) meets(p *Packet, _ *Table) bool     { return m.Proto == p.Proto && m.Port == p.Port }
+func (m Port) meets(p *Packet, _ *Table) bool { return m.Proto == p.Proto && m.Port == p.Port }
+func (m Ports) meets(p *Packet, _ *Table) bool {
+	return m.Proto == p.Proto && m.First <= p.Port && p.Port <= m.Last
+}
 func (m Of) meets(p *Packet, _ *Table) bool       { return m.Proto == p.Proto }
 func (m State) meets(p *Packet, _ *Table) bool    { return m.In&p.State != 0 }
 func (Translated) meets(p *Packet, _ *Table) bool { return p.translated }

@@ -59,6 +59,12 @@ type Port struct {
 	Port  uint16
 }
 
+// Ports matches protocol and a range of destination ports, both ends included.
+type Ports struct {
+	Proto       Proto
+	First, Last uint16
+}
+
 // Of matches a protocol.
 type Of struct{ Proto Proto }
 
@@ -172,6 +178,14 @@ func (m Port) encode(map[string]*nftables.Set) []expr.Any {
 		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.BigEndian.PutUint16(m.Port)},
 	}
+}
+
+func (m Ports) encode(map[string]*nftables.Set) []expr.Any {
+	return append(Of{m.Proto}.encode(nil),
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: reg, Data: binaryutil.BigEndian.PutUint16(m.First)},
+		&expr.Cmp{Op: expr.CmpOpLte, Register: reg, Data: binaryutil.BigEndian.PutUint16(m.Last)},
+	)
 }
 
 func (m Of) encode(map[string]*nftables.Set) []expr.Any {

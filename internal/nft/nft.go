@@ -39,10 +39,11 @@ type Proto uint8
 
 // Protocols.
 const (
-	ICMP Proto = 1
-	TCP  Proto = 6
-	UDP  Proto = 17
-	SCTP Proto = 132
+	ICMP   Proto = 1
+	TCP    Proto = 6
+	UDP    Proto = 17
+	ICMPv6 Proto = 58
+	SCTP   Proto = 132
 )
 
 // Chain is a list of rules. With a hook the kernel calls it; without, only a rule that jumps to it does.

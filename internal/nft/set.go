@@ -96,16 +96,19 @@ type Elements struct {
 // Deletions come first, so that an element of the same key may be added again with another value.
 type Change struct {
 	Table  string
-	Sets   []Set   // new ones
-	Chains []Chain // new ones, without a base
-	Rules  []Chain // rules to be added at the end of chains that are there
+	Sets   []Set    // new ones
+	Chains []Chain  // new ones, without a base
+	Empty  []string // chains that are there, and lose their rules first
+	Rules  []Chain  // rules to be added at the end of chains that are there
 	Delete []Elements
 	Add    []Elements
+
+	RemoveChains, RemoveSets []string // at last, when nothing refers to them any more
 }
 
-// Empty says that there is nothing to do.
-func (c Change) Empty() bool {
-	return len(c.Sets)+len(c.Chains)+len(c.Rules)+len(c.Delete)+len(c.Add) == 0
+// Nothing says that there is nothing to do.
+func (c Change) Nothing() bool {
+	return len(c.Sets)+len(c.Chains)+len(c.Empty)+len(c.Rules)+len(c.Delete)+len(c.Add)+len(c.RemoveChains)+len(c.RemoveSets) == 0
 }
 
 // Apply takes a step with a table that is a plain value: what Kernel.Change does with one in the kernel.
@@ -128,6 +131,9 @@ func (t *Table) Apply(c Change) error {
 	}
 	t.Sets = append(t.Sets, c.Sets...)
 	t.Chains = append(t.Chains, c.Chains...)
+	for _, name := range c.Empty {
+		t.Chains[slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == name })].Rules = nil
+	}
 	for _, more := range c.Rules {
 		chain := &t.Chains[slices.IndexFunc(t.Chains, func(c Chain) bool { return c.Name == more.Name })]
 		chain.Rules = append(chain.Rules, more.Rules...)
@@ -144,6 +150,39 @@ func (t *Table) Apply(c Change) error {
 				set.Elements = append(set.Elements, e)
 			case old != e:
 				return fmt.Errorf("add to %s: %w", a.Set, unix.EEXIST)
+			}
+		}
+	}
+	return t.remove(c)
+}
+
+// remove takes chains and sets away, unless something still refers to them: the kernel does not do that either.
+func (t *Table) remove(c Change) error {
+	t.Chains = slices.DeleteFunc(t.Chains, func(chain Chain) bool { return slices.Contains(c.RemoveChains, chain.Name) })
+	t.Sets = slices.DeleteFunc(t.Sets, func(set Set) bool { return slices.Contains(c.RemoveSets, set.Name) })
+	for _, chain := range t.Chains {
+		for _, r := range chain.Rules {
+			target := ""
+			switch do := r.Do.(type) {
+			case Jump:
+				target = do.Chain
+			case Goto:
+				target = do.Chain
+			}
+			if slices.Contains(c.RemoveChains, target) {
+				return fmt.Errorf("remove chain %s: %w", target, unix.EBUSY)
+			}
+			for _, m := range r.If {
+				if in, is := m.(InSet); is && slices.Contains(c.RemoveSets, in.Set) {
+					return fmt.Errorf("remove set %s: %w", in.Set, unix.EBUSY)
+				}
+			}
+		}
+	}
+	for _, set := range t.Sets {
+		for _, e := range set.Elements {
+			if e.Jump != "" && slices.Contains(c.RemoveChains, e.Jump) {
+				return fmt.Errorf("remove chain %s: %w", e.Jump, unix.EBUSY)
 			}
 		}
 	}
