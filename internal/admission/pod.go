@@ -3,15 +3,9 @@ package admission
 import (
 	"context"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/watch"
-
-	"sampan.dev/internal/cache"
-	"sampan.dev/internal/resource"
 )
 
 // newPod returns the pod that a write creates, or nil.
@@ -21,72 +15,6 @@ func newPod(a *Attributes) *corev1.Pod {
 	}
 	pod, _ := a.Object.(*corev1.Pod)
 	return pod
-}
-
-// ServiceAccount gives each pod a service account that exists, and its image pull secrets. The token's volume comes with tokens.
-type ServiceAccount struct {
-	state state
-	kind  *resource.Kind
-}
-
-const (
-	defaultServiceAccount = "default"
-
-	// accountWait is how long a pod waits for the default account, which a controller makes for each new namespace: so that one may create a namespace
-	// and what is in it at once.
-	accountWait = 1500 * time.Millisecond
-)
-
-func newServiceAccount(table *resource.Table, s state) ServiceAccount {
-	kind, _ := table.ByKind(corev1.SchemeGroupVersion.WithKind("ServiceAccount"))
-	return ServiceAccount{s, kind}
-}
-
-// Admit implements Step.
-func (s ServiceAccount) Admit(ctx context.Context, a *Attributes) error {
-	pod := newPod(a)
-	if pod == nil {
-		return nil
-	}
-	if pod.Spec.ServiceAccountName == "" {
-		pod.Spec.ServiceAccountName = defaultServiceAccount
-	}
-	name := pod.Spec.ServiceAccountName
-	pod.Spec.DeprecatedServiceAccount = name
-	obj := s.find(ctx, a.Namespace, name)
-	if obj == nil {
-		return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf("error looking up service account %s/%s: %w", a.Namespace, name,
-			apierrors.NewNotFound(corev1.Resource("serviceaccount"), name)))
-	}
-	if account := cache.Typed[*corev1.ServiceAccount](obj); len(pod.Spec.ImagePullSecrets) == 0 && len(account.ImagePullSecrets) > 0 {
-		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, account.ImagePullSecrets...)
-	}
-	return nil
-}
-
-// find gives the account of that name, or nil.
-func (s ServiceAccount) find(ctx context.Context, namespace, name string) *cache.Object {
-	now := s.state.Snapshot()
-	if obj := now.Get(s.kind, namespace, name); obj != nil || name != defaultServiceAccount {
-		return obj
-	}
-	one := cache.Selection{Namespace: namespace, Fields: fields.OneTermEqualSelector("metadata.name", name)}
-	w, err := s.state.Watch(s.kind, one, now.Revision())
-	if err != nil {
-		return nil
-	}
-	defer w.Stop()
-	timeout := time.NewTimer(accountWait)
-	defer timeout.Stop()
-	select {
-	case ev := <-w.Events():
-		if ev.Type == watch.Added {
-			return ev.Object
-		}
-	case <-timeout.C:
-	case <-ctx.Done():
-	}
-	return nil
 }
 
 // Priority turns a pod's priority class into a number. Classes of one's own come with their kind; these two are always there.

@@ -36,6 +36,7 @@ type playedKey struct{}
 // commands a script has
 //
 //	kubectl ARGS…                   the real kubectl, as administrator; its output is matched with stdout and stderr
+//	bearer FILE ARGS…               the same with the token in FILE, and no certificate
 //	apply FILE                      kubectl apply -f FILE
 //	node NAME [cpu=N] [memory=N] [pods=N] [label:KEY=VALUE] [taint:KEY=VALUE:EFFECT] [cordoned]
 //	                                adds a simulated node, or changes one
@@ -58,6 +59,7 @@ func params(dir string, setup func(env *testscript.Env) error) testscript.Params
 		Setup: setup,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"kubectl": cmdKubectl,
+			"bearer":  cmdBearer,
 			"apply": func(ts *testscript.TestScript, neg bool, args []string) {
 				cmdKubectl(ts, neg, append([]string{"apply", "-f"}, args...))
 			},
@@ -131,6 +133,17 @@ func cmdKubectl(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("kubectl %s: it should have failed", strings.Join(args, " "))
 	}
 	checked(ts)
+}
+
+func cmdBearer(ts *testscript.TestScript, neg bool, args []string) {
+	p := checked(ts)
+	if p.cluster == nil || len(args) < 2 {
+		ts.Fatalf("usage: bearer FILE ARGS…, on a cluster in this process")
+	}
+	cmdKubectl(ts, neg, append([]string{
+		"--kubeconfig=" + os.DevNull, "--server=" + p.cluster.Server, "--certificate-authority=" + filepath.Join(p.cluster.Dir, "pki", "ca.crt"),
+		"--token=" + strings.TrimSpace(ts.ReadFile(args[0])),
+	}, args[1:]...))
 }
 
 func cmdNode(ts *testscript.TestScript, neg bool, args []string) {
