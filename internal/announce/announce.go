@@ -162,8 +162,12 @@ func (a *Announcer) reconcile(_ context.Context, key loop.Key) error {
 		}
 		return a.address(key, ip)
 	}
+	if len(a.users) == 0 {
+		a.links = nil // links of pods come and go often, and concern nobody here
+		return nil
+	}
 	links, err := a.cfg.Wire.Links()
-	if err != nil {
+	if err != nil || slices.EqualFunc(links, a.links, Link.equal) {
 		return err
 	}
 	a.links = links
@@ -206,6 +210,9 @@ func (a *Announcer) service(key loop.Key) {
 		return
 	}
 	a.services[key] = w
+	if len(a.users) == 0 {
+		a.loop.Mark(loop.Key{Name: linksKey}) // nobody has looked at them
+	}
 	for _, ip := range w.Addresses {
 		if a.users[ip] == nil {
 			a.users[ip] = map[loop.Key]bool{}

@@ -43,12 +43,16 @@ func list() (links []Link, err error) {
 	if err != nil {
 		return nil, err
 	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("addresses: %w", err)
+	}
+	of := map[int][]netlink.Addr{}
+	for _, a := range addrs {
+		of[a.LinkIndex] = append(of[a.LinkIndex], a)
+	}
 	for _, l := range all {
 		at := l.Attrs()
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
-		if err != nil {
-			return nil, fmt.Errorf("addresses of %s: %w", at.Name, err)
-		}
 		const flags = net.FlagUp | net.FlagBroadcast
 		link := Link{Index: at.Index, Name: at.Name}
 		// The bridge, or the bond, speaks for those that it has.
@@ -57,7 +61,7 @@ func list() (links []Link, err error) {
 		} else {
 			link.MAC = MAC(at.HardwareAddr)
 		}
-		for _, a := range addrs {
+		for _, a := range of[at.Index] {
 			ip, _ := netip.AddrFromSlice(a.IP)
 			bits, _ := a.Mask.Size()
 			if ip = ip.Unmap(); ip.IsLinkLocalUnicast() && ip.Is6() {
@@ -66,7 +70,9 @@ func list() (links []Link, err error) {
 			}
 			link.Prefixes = append(link.Prefixes, netip.PrefixFrom(ip, bits))
 		}
-		links = append(links, link)
+		if len(link.Prefixes) > 0 {
+			links = append(links, link)
+		}
 	}
 	return links, nil
 }

@@ -3,6 +3,7 @@ package announce
 import (
 	"context"
 	"net/netip"
+	"slices"
 )
 
 // Link is a link of this node.
@@ -22,7 +23,7 @@ func (l Link) same(other Link) bool {
 
 // Wire is the networks of this node. The kernel's is Kernel.
 type Wire interface {
-	// Links are all that there are.
+	// Links are those that have addresses.
 	Links() ([]Link, error)
 	// Watch tells of changes of the links and their addresses until ctx ends or it fails; it calls changed once when it has begun to watch.
 	Watch(ctx context.Context, changed func()) error
@@ -38,6 +39,11 @@ type Port interface {
 	Announce(ip netip.Addr) error
 	Answer(question Heard) error
 	Close() error // returns after the last call of heard has
+}
+
+// equal says that the links are the same, with the same addresses.
+func (l Link) equal(other Link) bool {
+	return l.same(other) && slices.Equal(l.Prefixes, other.Prefixes)
 }
 
 // linkOf is the link whose network the address is of: that with the narrowest one, the first of several.
