@@ -14,6 +14,7 @@
 //	stdin            prints what comes, until its end tty          says whether standard input is a terminal, and its size
 //	dial:ADDR        connects, prints what comes      get:URL      an HTTP request's status and body
 //	listen:PORT      answers HTTP: host name and path echo:PORT    sends back what comes over TCP; both in the background
+//	api:PATH         asks the cluster's API, as client-go does in a pod
 //	pid              its process ID                   ps           all processes it sees
 package main
 
@@ -69,6 +70,8 @@ func do(verb, rest string) error {
 		return show(verb, rest)
 	case "read", "write", "append", "ls", "stdin":
 		return files(verb, rest)
+	case "api":
+		return askAPI(rest)
 	case "dial", "get", "listen", "echo":
 		return network(verb, rest)
 	default:
