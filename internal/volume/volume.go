@@ -39,6 +39,7 @@ type Manager struct {
 	// Due is called when Setup should be repeated for a pod, since a token of it is to be renewed: once for each Setup. It must not block.
 	Due      func(types.UID)
 	renewals renewals
+	busy     busy
 }
 
 // New manages the volumes below dir.
@@ -70,6 +71,7 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod) (map[string]Volume
 	if err := checkUID(pod.UID); err != nil {
 		return nil, err
 	}
+	defer m.busy.lock(pod.UID)()
 	if err := os.MkdirAll(m.Dir(pod.UID), 0o750); err != nil {
 		return nil, fmt.Errorf("make the directory of pod %s: %w", pod.UID, err)
 	}
@@ -151,6 +153,7 @@ func (m *Manager) remove(uid types.UID, below ...string) error {
 	if err := checkUID(uid); err != nil {
 		return err
 	}
+	defer m.busy.lock(uid)()
 	m.renewals.set(uid, time.Time{}, m.Due)
 	name := filepath.Join(append([]string{string(uid)}, below...)...)
 	root, err := os.OpenRoot(m.dir)
