@@ -95,6 +95,55 @@ func TestAPodCallsTheAPI(t *testing.T) {
 	}
 }
 
+func TestATokenEndsWithWhatItIsBoundTo(t *testing.T) {
+	c := start(t)
+	ctx := context.Background()
+	core := c.clients().CoreV1()
+	if _, err := core.Secrets("default").Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := core.Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range []struct {
+		kind, name string
+		extra      string // that tells what it is bound to, if anything does
+		end        func() error
+	}{
+		{"Secret", "s", "", func() error { return core.Secrets("default").Delete(ctx, "s", metav1.DeleteOptions{}) }},
+		{"Node", "n1", auth.ExtraNodeName, func() error { return core.Nodes().Delete(ctx, "n1", metav1.DeleteOptions{}) }},
+		{"ServiceAccount", "default", "", func() error { return core.ServiceAccounts("default").Delete(ctx, "default", metav1.DeleteOptions{}) }},
+	} {
+		spec := authenticationv1.TokenRequestSpec{}
+		if q.kind != "ServiceAccount" {
+			spec.BoundObjectRef = &authenticationv1.BoundObjectReference{Kind: q.kind, APIVersion: "v1", Name: q.name}
+		}
+		text := c.tokenFor(spec)
+		me := c.typed(c.inCluster(text))
+		self, err := me.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatalf("%s: %v", q.kind, err)
+		}
+		if q.extra != "" && self.Status.UserInfo.Extra[q.extra][0] != q.name {
+			t.Errorf("%s: %+v", q.kind, self.Status.UserInfo)
+		}
+		if err := q.end(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := me.Discovery().ServerVersion(); !apierrors.IsUnauthorized(err) {
+			t.Errorf("%s is gone, and the token is good: %v", q.kind, err)
+		}
+		review, err := c.clients().AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: text}}, metav1.CreateOptions{})
+		want := "[invalid bearer token, service account token has been invalidated]"
+		if q.kind == "ServiceAccount" {
+			want = `[invalid bearer token, serviceaccounts "default" not found]`
+		}
+		if err != nil || review.Status.Error != want {
+			t.Errorf("%s: %+v, %v", q.kind, review.Status, err)
+		}
+	}
+}
+
 func TestRefusedTokensAreAnsweredAlike(t *testing.T) {
 	c := start(t)
 	good := c.tokenFor(authenticationv1.TokenRequestSpec{})
