@@ -19,6 +19,13 @@ func withToken(pod *corev1.Pod) {
 	}}}}}
 }
 
+// minted is how many tokens were made.
+func (f *fakeAPI) minted() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.tokens
+}
+
 func TestAPodsTokenIsRenewedWhileItRuns(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
@@ -44,12 +51,12 @@ func TestAPodsTokenIsRenewedWhileItRuns(t *testing.T) {
 		h.stop()
 		h.start() // the agent that renews it is another one than the one that asked for it
 		h.after(47 * time.Minute)
-		if read() != first || h.api.tokens != 1 {
-			h.Errorf("renewed early: %d tokens were made", h.api.tokens)
+		if read() != first || h.api.minted() != 1 {
+			h.Errorf("renewed early: %d tokens were made", h.api.minted())
 		}
 		h.after(time.Minute)
-		if read() == first || h.api.tokens != 2 {
-			h.Errorf("not renewed after four fifths of its time: %d tokens were made", h.api.tokens)
+		if read() == first || h.api.minted() != 2 {
+			h.Errorf("not renewed after four fifths of its time: %d tokens were made", h.api.minted())
 		}
 		if h.status("c").ContainerID != container {
 			h.Error("the container was restarted for it")
