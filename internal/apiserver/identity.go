@@ -42,6 +42,9 @@ func (s *Server) identify(r *http.Request) (*auth.Identity, error) {
 	if text, ok := bearer(r); ok {
 		return s.bearer(r, text)
 	}
+	if text, ok := socketToken(r); ok {
+		return s.bearer(r, text)
+	}
 	if err != nil {
 		return nil, err
 	}
