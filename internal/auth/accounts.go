@@ -42,8 +42,9 @@ type Tokens struct {
 	next  int                 // in order
 }
 
-// knownTokens is how many tokens are remembered: more than the pods that one machine runs have. Then the oldest goes.
-const knownTokens = 4096
+// knownTokens is how many tokens are remembered: some for each pod that one machine runs, about a megabyte. Then the one goes that was
+// verified first; if it is still in use, that is done again.
+const knownTokens = 512
 
 // knownToken is a token whose signature is good.
 type knownToken struct {
