@@ -19,7 +19,9 @@ func (d details) Enabled(ctx context.Context, _ slog.Level) bool {
 }
 
 func (d details) Handle(ctx context.Context, r slog.Record) error {
-	r.Level = slog.LevelDebug
+	if r.Level = slog.LevelDebug; !d.Handler.Enabled(ctx, r.Level) {
+		return nil // errors come without having asked
+	}
 	return d.Handler.Handle(ctx, r)
 }
 

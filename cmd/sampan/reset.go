@@ -68,7 +68,9 @@ func reset(ctx context.Context, out io.Writer, inst instance.Instance) error {
 	}
 	step(sweep.Unmount(inst.Dir, inst.RunDir()))
 	step(sweep.RemoveGroups(sweep.Root, inst.CgroupParent()))
-	step(nft.New().Remove(ctx, serviceNetwork(inst, settings).Table))
+	for _, table := range []string{serviceNetwork(inst, settings).Table, policyNetwork(inst, settings).Table} {
+		step(nft.New().Remove(ctx, table))
+	}
 	step(podnet.Down(ctx, network(inst, settings)))
 	if settings.Kubeconfig != "" {
 		step(kubeconfig.Remove(settings.Kubeconfig, inst.Dir, kubeconfig.Owner{}))

@@ -76,14 +76,17 @@ func (u *up) run(ctx context.Context) (err error) {
 	side := inprocess.New(srv.Table, srv.Cache, srv.Registry, u.settings.NodeName)
 	side.SetTokens(srv.Tokens)
 	gateway := network(u.inst, u.settings).Gateway()
-	services := newServices(u, pods, names, inprocess.NewServices(srv.Table, srv.Cache, u.settings.NodeName))
+	services, err := newServices(u, pods, names, srv)
+	if err != nil {
+		return errors.Join(err, srv.Close())
+	}
 	node := agent.New(agent.Config{
 		NodeName: u.settings.NodeName, NodeIP: nodeAddress(u.settings.NodeIP, gateway, u.inst.Bridge()),
 		NodeIP6: nodeAddress6(u.settings, u.inst.Bridge()),
 		DataDir: u.inst.Dir, PodCIDRs: u.settings.Node(), CgroupParent: u.inst.CgroupParent(),
 		Labels: map[string]string{"node-role.kubernetes.io/control-plane": ""},
 		View:   side, API: side, Events: srv.Events.As("kubelet", u.settings.NodeName), CRI: conn, Ports: pods,
-		Proxy: services.proxy, ClusterDNS: []netip.Addr{u.settings.DNS()},
+		Proxy: services.proxy, Policies: services.policies, ClusterDNS: []netip.Addr{u.settings.DNS()},
 		TLS: keys.ServerTLS([]string{u.settings.NodeName}), Listener: nodeListener,
 		Version: version.Git(), Log: u.log,
 	})

@@ -12,13 +12,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sampan.dev/internal/agent/inprocess"
+	"sampan.dev/internal/announce"
 	"sampan.dev/internal/controller/loadbalancer"
 	"sampan.dev/internal/dns"
 	"sampan.dev/internal/instance"
 	"sampan.dev/internal/loop"
+	"sampan.dev/internal/netpol"
 	"sampan.dev/internal/nft"
 	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/proxy"
+	"sampan.dev/internal/server"
 )
 
 // services is what makes Services of this node: rules for their addresses, answers for their names.
@@ -29,6 +32,9 @@ type services struct {
 	health *proxy.HealthServers
 	proxy  *proxy.Proxy
 	ranges *loop.Loop // closes what ranges Services have got
+
+	policies  *netpol.Policies
+	announcer *announce.Announcer
 }
 
 // newNames makes the DNS server of an instance. It asks nobody before it runs.
@@ -39,7 +45,13 @@ func newNames(u *up) *dns.Server {
 }
 
 // newServices puts the parts together. It starts nothing, and comes before the view's cache runs.
-func newServices(u *up, pods *podnet.Network, names *dns.Server, view *inprocess.Services) *services {
+func newServices(u *up, pods *podnet.Network, names *dns.Server, srv *server.Server) (*services, error) {
+	balanced, err := balancing(u.settings)
+	if err != nil {
+		return nil, err
+	}
+	node := u.settings.NodeName
+	view := inprocess.NewServices(srv.Table, srv.Cache, node)
 	view.Tell(names)
 	s := &services{u: u, net: pods, names: names, health: proxy.NewHealthServers(u.log)}
 	s.proxy = proxy.New(proxy.Config{
@@ -47,7 +59,18 @@ func newServices(u *up, pods *podnet.Network, names *dns.Server, view *inprocess
 	})
 	s.ranges = loop.New("service-ranges", func(ctx context.Context, _ loop.Key) error { return pods.SetServices(ctx, view.Ranges()) }, loop.Options{Log: u.log})
 	view.OnRanges(func() { s.ranges.Mark(loop.Key{}) })
-	return s
+	s.policies = netpol.New(netpol.Config{
+		Node: node, Network: policyNetwork(u.inst, u.settings), View: inprocess.NewPolicies(srv.Table, srv.Cache), Kernel: nft.New(), DNS: []netip.Addr{u.settings.DNS()}, Log: u.log,
+	})
+	s.announcer = announce.New(announce.Config{
+		Node: node, View: inprocess.NewBalanced(srv.Table, srv.Cache, balanced), Wire: announce.Kernel{}, Events: srv.Events.As("load-balancer-announcer", node), Log: u.log,
+	})
+	return s, nil
+}
+
+// policyNetwork is what the rules of network policies have to know.
+func policyNetwork(inst instance.Instance, s instance.Settings) netpol.Network {
+	return netpol.Network{Table: network(inst, s).Table() + "-policies", Bridge: inst.Bridge()}
 }
 
 // balancing is what Services of type LoadBalancer get.
@@ -78,6 +101,8 @@ func (s *services) run(ctx context.Context) error {
 	g.Go(func() error { return s.proxy.Run(ctx) })
 	g.Go(func() error { return s.net.Run(ctx, s.u.log) })
 	g.Go(func() error { return s.ranges.Run(ctx) })
+	g.Go(func() error { return s.policies.Run(ctx) })
+	g.Go(func() error { return s.announcer.Run(ctx) })
 	return g.Wait()
 }
 

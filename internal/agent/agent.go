@@ -34,6 +34,7 @@ import (
 
 	"sampan.dev/internal/agent/cgroup"
 	"sampan.dev/internal/agent/logs"
+	"sampan.dev/internal/loop"
 	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/volume"
 )
@@ -92,6 +93,12 @@ type Proxy interface {
 	Sends(to netip.Addr) bool
 }
 
+// Policies enforces NetworkPolicies. netpol.Policies is one; nil enforces none.
+type Policies interface {
+	// Ready returns once those that select the pod are in force for its addresses.
+	Ready(ctx context.Context, pod loop.Key, addrs []netip.Addr) error
+}
+
 // Config says what the agent is to be. Fields without a default named are required.
 type Config struct {
 	NodeName string
@@ -111,6 +118,8 @@ type Config struct {
 	CRI    grpc.ClientConnInterface // a *grpc.ClientConn to the runtime's socket
 	Ports  Ports                    // nil: host ports are not published
 	Proxy  Proxy                    // nil: no pod is behind a Service
+	// Policies is asked before the first container of a sandbox starts; nil: there are none.
+	Policies Policies
 
 	TLS       *tls.Config                             // of the node's server: its certificate, and ClientCAs. Nil: no server
 	Listener  net.Listener                            // on port 10250; closed when Run returns

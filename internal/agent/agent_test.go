@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -140,6 +141,35 @@ func TestPodRunsAndGoes(t *testing.T) {
 		}
 		if n := len(h.a.workers) + len(h.a.admitted); n != 0 {
 			h.Errorf("%d workers and places are left of it", n)
+		}
+	})
+}
+
+func TestNoContainerRunsBeforeNetworkPoliciesAreInForce(t *testing.T) {
+	live(t, func(h *house) {
+		h.api.hold = make(chan struct{})
+		h.api.put(newPod())
+		h.after(20 * time.Second)
+		if _, running, _ := h.rt.counts(); running != 0 || len(h.api.guarded) != 1 {
+			t.Errorf("%d containers run, policies were asked for %v", running, h.api.guarded)
+		}
+		close(h.api.hold)
+		synctest.Wait()
+		if _, running, _ := h.rt.counts(); running != 1 {
+			t.Error("it does not run once they are")
+		}
+		if got, want := h.api.guarded[0], "ns/p ["+h.pod().Status.PodIP+"]"; got != want {
+			t.Errorf("policies were asked for %s, wanted %s", got, want)
+		}
+	})
+	live(t, func(h *house) { // and if they never are, the person who waits is told
+		h.api.hold = make(chan struct{})
+		h.api.put(newPod())
+		h.after(45 * time.Second)
+		h.api.mu.Lock()
+		defer h.api.mu.Unlock()
+		if !slices.ContainsFunc(h.api.events, func(e string) bool { return strings.Contains(e, "context deadline exceeded") }) {
+			t.Errorf("the events are %v", h.api.events)
 		}
 	})
 }

@@ -26,12 +26,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"sampan.dev/internal/token"
+
+	"sampan.dev/internal/loop"
 )
 
 // fakeAPI is the API and the agent's view of it at once.
 type fakeAPI struct {
 	services []*corev1.Service
-	behind   atomic.Bool // packets for some Service go to each pod
+	guarded  []string      // pods that network policies were asked for, with their addresses
+	hold     chan struct{} // until when policies are not in force; nil: they are
+	behind   atomic.Bool   // packets for some Service go to each pod
 
 	mu      sync.Mutex
 	rev     int
@@ -94,7 +98,27 @@ func (f *fakeAPI) Services(namespace string) (all []*corev1.Service) {
 	return all
 }
 
-func (f *fakeAPI) Sends(to netip.Addr) bool                 { return to.IsValid() && f.behind.Load() }
+func (f *fakeAPI) Sends(to netip.Addr) bool { return to.IsValid() && f.behind.Load() }
+
+// guards enforces network policies in the API's name.
+type guards struct{ *fakeAPI }
+
+// Ready notes for which addresses policies were asked for, and waits if it is told to.
+func (f guards) Ready(ctx context.Context, pod loop.Key, addrs []netip.Addr) error {
+	f.mu.Lock()
+	f.guarded = append(f.guarded, fmt.Sprint(pod, addrs))
+	hold := f.hold
+	f.mu.Unlock()
+	if hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
 func (f *fakeAPI) OnPod(fn func(old, new *corev1.Pod))      { f.onPod = fn }
 func (f *fakeAPI) OnConfig(fn func(namespace, name string)) { f.onConf = fn }
 func (f *fakeAPI) Record(obj runtime.Object, kind, reason, message string) {
@@ -264,7 +288,7 @@ func newAgent(t *testing.T, api *fakeAPI, rt *fakeRuntime, dir string) *Agent {
 	rt.logs = filepath.Join(dir, "logs", "pods")
 	a := New(Config{
 		NodeName: "n", NodeIP: netip.MustParseAddr("192.0.2.1"), DataDir: dir, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/24")},
-		View: api, API: api, Events: api, CRI: rt, Proxy: api,
+		View: api, API: api, Events: api, CRI: rt, Proxy: api, Policies: guards{api},
 	})
 	return a
 }

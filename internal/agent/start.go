@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"sampan.dev/internal/events"
+	"sampan.dev/internal/loop"
 	"sampan.dev/internal/volume"
 )
 
@@ -142,6 +144,9 @@ func (w *worker) startOne(ctx context.Context, in Input, pod *corev1.Pod, c *cor
 		return "CreateContainerError", err
 	}
 	say(corev1.EventTypeNormal, "Created", "Container created")
+	if err := w.guard(ctx, pod, sandbox); err != nil {
+		return "RunContainerError", err
+	}
 	if _, err := a.runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: made.ContainerId}); err != nil {
 		return "RunContainerError", err
 	}
@@ -156,6 +161,38 @@ func (w *worker) startOne(ctx context.Context, in Input, pod *corev1.Pod, c *cor
 		return "PostStartHookError", err
 	}
 	return "", nil
+}
+
+// guardTimeout bounds how long a start waits for network policies before it is tried again, with words for the person who waits.
+const guardTimeout = 30 * time.Second
+
+// guard waits until network policies are in force for a sandbox: none of its containers runs before.
+func (w *worker) guard(ctx context.Context, pod *corev1.Pod, sandbox *Sandbox) error {
+	a := w.agent
+	if a.cfg.Policies == nil || pod.Spec.HostNetwork {
+		return nil
+	}
+	w.mu.Lock()
+	known := w.guarded == sandbox.ID
+	w.mu.Unlock()
+	var addrs []netip.Addr
+	for _, text := range sandbox.IPs {
+		if addr, err := netip.ParseAddr(text); err == nil {
+			addrs = append(addrs, addr.Unmap())
+		}
+	}
+	if known || len(addrs) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, guardTimeout)
+	defer cancel()
+	if err := a.cfg.Policies.Ready(ctx, loop.Key{Namespace: pod.Namespace, Name: pod.Name}, addrs); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.guarded = sandbox.ID
+	w.mu.Unlock()
+	return nil
 }
 
 // containerConfig is what the runtime is told of one container.

@@ -35,6 +35,7 @@ type worker struct {
 	work    Work
 	giveUp  context.CancelFunc // of making and starting, once the pod is to go
 	changed bool               // of volumes' content or spec: prepare again
+	guarded string             // id of the sandbox for which network policies are in force
 	running []Container        // as last seen, for those who serve and rotate logs
 
 	// Owned by the goroutine.

@@ -371,6 +371,26 @@ func TestServicesOfBothFamilies(t *testing.T) {
 	contains(t, "the name", out, "Address: "+ips[1])
 }
 
+// TestAnAddressOfAPool asks a load balancer's address that no machine has: this one answers for it on the link.
+func TestAnAddressOfAPool(t *testing.T) {
+	away := outside(t)
+	c := newCluster(t, 0, "--load-balancer-pool=192.0.2.100-192.0.2.101")
+	c.apply(webserver)
+	c.kubectl("apply", "-f", filepath.Join(manifests, "hostname-svc-lb.yaml"))
+	c.kubectl("rollout", "status", "deployment/webserver", "--timeout=60s")
+	c.kubectl("wait", "--for=jsonpath={.status.loadBalancer.ingress[0].ip}=192.0.2.100", "service/hostname-svc-lb", "--timeout=60s")
+	ask := func() (string, error) {
+		out, err := exec.Command(away[0], slices.Concat(away[1:], []string{"curl", "-sS", "--noproxy", "*", "--max-time", "20", "http://192.0.2.100/"})...).CombinedOutput()
+		return string(out), err
+	}
+	if got := hosts(t, 4, ask); len(got) != 4 {
+		t.Errorf("from outside %v answered", got)
+	}
+	if got := hosts(t, 4, func() (string, error) { return askOnce("http://192.0.2.100/") }); len(got) != 4 {
+		t.Errorf("from the node %v answered", got)
+	}
+}
+
 // TestAnUpdateBehindServicesLosesNothing asks by cluster IP and by node port, by one connection a request, while the pods are replaced again and again.
 func TestAnUpdateBehindServicesLosesNothing(t *testing.T) {
 	c := newCluster(t, 0)
