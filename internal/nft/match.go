@@ -50,8 +50,18 @@ type (
 	FromLocal struct{ Not bool }
 )
 
-// ToICMP matches ICMP messages of that type.
-type ToICMP struct{ Type uint8 }
+// ToICMP matches ICMP messages of that type: of IPv4, or of IPv6.
+type ToICMP struct {
+	V6   bool
+	Type uint8
+}
+
+func (m ToICMP) proto() Proto {
+	if m.V6 {
+		return ICMPv6
+	}
+	return ICMP
+}
 
 // Port matches protocol and destination port.
 type Port struct {
@@ -165,7 +175,7 @@ func (m FromLocal) encode(map[string]*nftables.Set) []expr.Any {
 func (m ToICMP) encode(map[string]*nftables.Set) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{byte(ICMP)}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{byte(m.proto())}},
 		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Len: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{m.Type}},
 	}

@@ -56,7 +56,7 @@ func everything() Table {
 			}},
 			{Name: "raw", Base: &Base{Hook: Prerouting, Priority: PriorityRaw}, Rules: []Rule{
 				{If: []Match{In{Link: "wg0"}, Family{}, Load{Protocol, 4}, Load{Source4, 5}, InSet{Set: "allowed", Key: 4, Not: true}}, Do: Drop{}},
-				{If: []Match{ToICMP{5}, FromLocal{Not: true}}, Do: Drop{}},
+				{If: []Match{ToICMP{Type: 5}, FromLocal{Not: true}}, Do: Drop{}},
 			}},
 			{Name: "forward", Base: &Base{Hook: Forward}, Rules: []Rule{
 				{If: []Match{State{In: Invalid}}, Do: Drop{}},

@@ -137,7 +137,7 @@ func closePods(c Config) error {
 // raise brings the bridge up, routes the service range to it, and last gives it its address.
 func raise(c Config, bridge netlink.Link) error {
 	if c.IPv6 != (Ranges{}) {
-		const none = 1 // IN6_ADDR_GEN_MODE_NONE: no address but those that are given; without one of the link, no redirects are sent either
+		const none = 1 // IN6_ADDR_GEN_MODE_NONE: no address but those that are given
 		if err := netlink.LinkSetIP6AddrGenMode(bridge, none); err != nil {
 			return fmt.Errorf("use IPv6 on bridge %s: %w", c.Bridge(), err)
 		}
@@ -160,12 +160,18 @@ func raise(c Config, bridge netlink.Link) error {
 		if c.DNS.IsValid() && r.Service.Contains(c.DNS) {
 			own = append(own, netip.PrefixFrom(c.DNS, c.DNS.BitLen()))
 		}
+		if r.Node.Addr().Is6() {
+			own = append(own, linkLocal)
+		}
 		if err := addresses(c, bridge, family(r.Node), own); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// linkLocal is the bridge's own address on the link: by it the node asks for a pod's hardware address when what it sends is from elsewhere (RFC 4861, 7.2.2).
+var linkLocal = netip.MustParsePrefix("fe80::1/64")
 
 // addresses gives the bridge these addresses of a family, and takes all others from it.
 func addresses(c Config, bridge netlink.Link, family int, own []netip.Prefix) error {

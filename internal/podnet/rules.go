@@ -13,9 +13,12 @@ var (
 	loopback  = netip.MustParsePrefix("127.0.0.0/8")
 )
 
-// redirect is the ICMP message that tells a host of a shorter way (RFC 792). Pods that took it would answer each other past this node, where addresses are
+// redirect and redirect6 are the ICMP messages that tell a host of a shorter way (RFC 792; RFC 4861, 4.5). Pods that took them would answer each other past this node, where addresses are
 // translated and policies hold.
-const redirect = 5
+const (
+	redirect  = 5
+	redirect6 = 137
+)
 
 // table is all rules of the node's pod network, as a value.
 //
@@ -46,6 +49,7 @@ func (n *Network) table() nft.Table {
 		)},
 		{Name: "output", Base: &nft.Base{Hook: nft.Output, Priority: nft.PriorityFilter}, Rules: append(append(n.answered(), unowned...),
 			nft.Rule{If: []nft.Match{nft.Out{Link: bridge}, nft.ToICMP{Type: redirect}}, Do: nft.Drop{}, Comment: "pods reach each other by this node"},
+			nft.Rule{If: []nft.Match{nft.Out{Link: bridge}, nft.ToICMP{V6: true, Type: redirect6}}, Do: nft.Drop{}, Comment: "pods reach each other by this node"},
 		)},
 		{Name: "masquerade", Base: &nft.Base{Kind: nft.NAT, Hook: nft.Postrouting, Priority: nft.PrioritySrcNAT}, Rules: toTheWorld},
 	}}

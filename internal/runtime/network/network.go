@@ -230,6 +230,9 @@ func address(p netip.Prefix) *netlink.Addr {
 	return a
 }
 
+// linkLocal is the bridge's own address on the link: by it neighbours are asked for in the name of those who have no address there.
+var linkLocal = netip.MustParsePrefix("fe80::1/64")
+
 // bridge finds the bridge, or makes it with the gateway's address.
 func (n *Network) bridge(cidr netip.Prefix) (netlink.Link, error) {
 	link, err := n.links.LinkByName(n.cfg.Bridge)
@@ -252,7 +255,7 @@ func (n *Network) bridge(cidr netip.Prefix) (netlink.Link, error) {
 	_ = n.links.LinkSetIP6AddrGenMode(made, addrGenNone)
 	own := []netip.Prefix{gw}
 	if six := n.ipam.cidr6(); six.IsValid() {
-		own = append(own, netip.PrefixFrom(gateway(six), six.Bits()))
+		own = append(own, netip.PrefixFrom(gateway(six), six.Bits()), linkLocal)
 	}
 	for _, gw := range own {
 		if err := n.links.AddrAdd(made, address(gw)); err != nil {
