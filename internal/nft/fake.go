@@ -281,7 +281,9 @@ func (m Ports) meets(p *Packet, _ *Table) bool {
 func (m Of) meets(p *Packet, _ *Table) bool       { return m.Proto == p.Proto }
 func (m State) meets(p *Packet, _ *Table) bool    { return m.In&p.State != 0 }
 func (Translated) meets(p *Packet, _ *Table) bool { return p.translated }
-func (m ToICMP) meets(p *Packet, _ *Table) bool   { return p.Proto == m.proto() && uint8(p.Port) == m.Type }
+func (m ToICMP) meets(p *Packet, _ *Table) bool {
+	return p.Proto == m.proto() && uint8(p.Port) == m.Type
+}
 
 func (m ToLocal) meets(p *Packet, _ *Table) bool {
 	return (p.local(p.To) || p.To.IsLoopback()) != m.Not
