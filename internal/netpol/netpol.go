@@ -66,7 +66,9 @@ type Policies struct {
 	cfg Config
 	log *slog.Logger
 
-	wake chan struct{} // holds one value when there is something to do
+	wake  chan struct{} // holds one value when there is something to do
+	began chan struct{} // closed once the kernel's table is watched, or cannot be
+	once  sync.Once     // closes began
 
 	mu      sync.Mutex // guards the fields below
 	dirty   map[change]bool
@@ -90,7 +92,7 @@ func New(cfg Config) *Policies {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Policies{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), dirty: map[change]bool{}, begun: map[loop.Key][]netip.Addr{}, program: newProgram(cfg.Network)}
+	p := &Policies{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), began: make(chan struct{}), dirty: map[change]bool{}, begun: map[loop.Key][]netip.Addr{}, program: newProgram(cfg.Network)}
 	if len(cfg.DNS) > 0 {
 		p.program.setPod(dnsPod, &Pod{
 			Namespace: dnsPod.Namespace, Labels: labels.Set{"k8s-app": "kube-dns"}, Addrs: cfg.DNS,
@@ -150,7 +152,6 @@ func (p *Policies) Run(ctx context.Context) error {
 		return nil
 	}
 	p.cfg.View.All(p.mark)
-	p.rebuild()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.watch(ctx) })
 	g.Go(func() error {
@@ -160,18 +161,24 @@ func (p *Policies) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// start has the table made: it is watched now, and what it was before is not known.
+func (p *Policies) start() {
+	p.rebuild()
+	p.once.Do(func() { close(p.began) })
+}
+
 // watch puts right what others do to the table.
 func (p *Policies) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
-		err := p.cfg.Kernel.Watch(ctx, p.cfg.Network.Table, func() {
+		err := p.cfg.Kernel.Watch(ctx, p.cfg.Network.Table, p.start, func() {
 			if p.rebuild() {
 				p.log.Warn("somebody else has changed the rules of network policies; they are made anew", "table", p.cfg.Network.Table)
 			}
 		})
 		if err != nil && ctx.Err() == nil {
 			p.log.Warn("watch rules of network policies", "error", err)
+			p.start()
 			pause(ctx, time.Second)
-			p.rebuild() // what happened meanwhile is not known
 		}
 	}
 	return nil
@@ -184,6 +191,11 @@ const (
 )
 
 func (p *Policies) loop(ctx context.Context) {
+	select {
+	case <-p.began:
+	case <-ctx.Done():
+		return
+	}
 	wait := leastPause
 	for {
 		select {

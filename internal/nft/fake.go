@@ -81,7 +81,7 @@ func (f *Fake) Remove(_ context.Context, name string) error {
 }
 
 // Watch implements Kernel.
-func (f *Fake) Watch(ctx context.Context, name string, changed func()) error {
+func (f *Fake) Watch(ctx context.Context, name string, began, changed func()) error {
 	f.watching.Lock()
 	if f.watchers == nil {
 		f.watchers = map[int]watcher{}
@@ -89,6 +89,7 @@ func (f *Fake) Watch(ctx context.Context, name string, changed func()) error {
 	id := len(f.watchers)
 	f.watchers[id] = watcher{name, changed}
 	f.watching.Unlock()
+	began()
 	<-ctx.Done()
 	f.watching.Lock()
 	defer f.watching.Unlock()

@@ -23,8 +23,9 @@ type Kernel interface {
 	Change(ctx context.Context, change Change) error
 	// Remove makes the table of that name not be. It is no error if it was not.
 	Remove(ctx context.Context, name string) error
-	// Watch calls changed whenever somebody else changes the table of that name, and when it may have been so. It returns nil when ctx ends.
-	Watch(ctx context.Context, name string, changed func()) error
+	// Watch calls changed whenever somebody else changes the table of that name, and when it may have been so. From the moment at which it calls began it misses
+	// nothing; what was before is not known. It returns nil when ctx ends.
+	Watch(ctx context.Context, name string, began, changed func()) error
 }
 
 // Table is a table of the inet family.

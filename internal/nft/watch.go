@@ -15,7 +15,7 @@ import (
 )
 
 // Watch implements Kernel.
-func (c *Conn) Watch(ctx context.Context, table string, changed func()) error {
+func (c *Conn) Watch(ctx context.Context, table string, began, changed func()) error {
 	own, err := c.ownPort()
 	if err != nil {
 		return fmt.Errorf("watch nft table %s: %w", table, err)
@@ -24,6 +24,7 @@ func (c *Conn) Watch(ctx context.Context, table string, changed func()) error {
 	if err != nil {
 		return fmt.Errorf("watch nft table %s: %w", table, err)
 	}
+	began()
 	return l.follow(ctx, table, changed)
 }
 

@@ -159,14 +159,20 @@ func (n *Network) up(ctx context.Context) error {
 // Run puts the rules right when somebody else changes them, until ctx ends. The network stays as it is then.
 func (n *Network) Run(ctx context.Context, log *slog.Logger) error {
 	for ctx.Err() == nil {
-		err := n.cfg.Kernel.Watch(ctx, n.cfg.Table(), func() {
+		anew := func() bool {
 			n.mu.Lock()
 			defer n.mu.Unlock()
-			if err := n.cfg.Kernel.Replace(ctx, n.table()); err != nil && ctx.Err() == nil {
-				log.Error("set the rules of the pod network anew, which somebody else has changed", "error", err)
-				return
+			err := n.cfg.Kernel.Replace(ctx, n.table())
+			if err != nil && ctx.Err() == nil {
+				log.Error("set the rules of the pod network anew", "error", err)
 			}
-			log.Warn("somebody else has changed the rules of the pod network; they are made anew", "table", n.cfg.Table())
+			return err == nil
+		}
+		// What happened since they were set, or while nobody watched, is not known.
+		err := n.cfg.Kernel.Watch(ctx, n.cfg.Table(), func() { anew() }, func() {
+			if anew() {
+				log.Warn("somebody else has changed the rules of the pod network; they are made anew", "table", n.cfg.Table())
+			}
 		})
 		if err != nil && ctx.Err() == nil {
 			log.Warn("watch the rules of the pod network", "error", err)

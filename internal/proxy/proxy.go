@@ -67,7 +67,9 @@ type Proxy struct {
 	cfg Config
 	log *slog.Logger
 
-	wake chan struct{} // holds one value when there is something to do
+	wake  chan struct{} // holds one value when there is something to do
+	began chan struct{} // closed once the kernel's table is watched, or cannot be
+	once  sync.Once     // closes began
 
 	mu    sync.Mutex // guards the fields below
 	dirty map[loop.Key]bool
@@ -82,7 +84,7 @@ func New(cfg Config) *Proxy {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), dirty: map[loop.Key]bool{}, to: map[netip.Addr]bool{}, program: newProgram(cfg.Network)}
+	p := &Proxy{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), began: make(chan struct{}), dirty: map[loop.Key]bool{}, to: map[netip.Addr]bool{}, program: newProgram(cfg.Network)}
 	cfg.View.OnService(func(namespace, name string) { p.mark(loop.Key{Namespace: namespace, Name: name}) })
 	cfg.View.OnZone(p.markAll)
 	return p
@@ -130,7 +132,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return nil
 	}
 	p.markAll()
-	p.Rebuild()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.watch(ctx) })
 	g.Go(func() error {
@@ -140,18 +141,24 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// start has the table made: it is watched now, and what it was before is not known.
+func (p *Proxy) start() {
+	p.Rebuild()
+	p.once.Do(func() { close(p.began) })
+}
+
 // watch puts right what others do to the table.
 func (p *Proxy) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
-		err := p.cfg.Kernel.Watch(ctx, p.cfg.Network.Table, func() {
+		err := p.cfg.Kernel.Watch(ctx, p.cfg.Network.Table, p.start, func() {
 			if p.Rebuild() {
 				p.log.Warn("somebody else has changed the rules of Services; they are made anew", "table", p.cfg.Network.Table)
 			}
 		})
 		if err != nil && ctx.Err() == nil {
 			p.log.Warn("watch rules of Services", "error", err)
+			p.start()
 			pause(ctx, time.Second)
-			p.Rebuild() // what happened meanwhile is not known
 		}
 	}
 	return nil
@@ -165,6 +172,11 @@ const (
 )
 
 func (p *Proxy) loop(ctx context.Context) {
+	select {
+	case <-p.began:
+	case <-ctx.Done():
+		return
+	}
 	wait := leastPause
 	for {
 		select {

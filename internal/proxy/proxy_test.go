@@ -208,6 +208,42 @@ func TestWhatIsForgotten(t *testing.T) {
 	})
 }
 
+// late is a kernel that is watched only after a while.
+type late struct {
+	*nft.Fake
+	watching chan struct{}
+}
+
+func (l late) Watch(ctx context.Context, name string, began, changed func()) error {
+	<-l.watching
+	return l.Fake.Watch(ctx, name, began, changed)
+}
+
+// TestNothingIsMissedBeforeTheTableIsWatched: what somebody does to a table that nobody watches yet would never be put right.
+func TestNothingIsMissedBeforeTheTableIsWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kernel := late{&nft.Fake{}, make(chan struct{})}
+		view := &memory{pairs: map[loop.Key]pair{}}
+		p := New(Config{Node: "n1", Network: network, View: view, Kernel: kernel})
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		synctest.Wait()
+		if kernel.Sent != 0 {
+			t.Error("the table was made before it was watched")
+		}
+		close(kernel.watching)
+		synctest.Wait()
+		if kernel.Sent != 1 {
+			t.Errorf("it was sent %d times once it was watched", kernel.Sent)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestUDPConnectionsMove: a UDP client that never stops asking is answered by another end once its own has gone.
 func TestUDPConnectionsMove(t *testing.T) {
 	st := newStage(t)
@@ -256,7 +292,8 @@ func TestUDPConnectionsMove(t *testing.T) {
 // unwatched is a Conn that nobody else interferes with.
 type unwatched struct{ *nft.Conn }
 
-func (unwatched) Watch(ctx context.Context, _ string, _ func()) error {
+func (unwatched) Watch(ctx context.Context, _ string, began, _ func()) error {
+	began()
 	<-ctx.Done()
 	return nil
 }
