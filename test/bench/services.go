@@ -179,6 +179,8 @@ func (b *bench) readyAnswers(ctx context.Context) error {
 	for i := range 20 {
 		p := pod(fmt.Sprintf("late-%d", i), "sampan.dev/hello:1")
 		p.Labels = map[string]string{"app": "late"}
+		// What is Ready answers by itself: without a probe, the figure would be of the program's start.
+		p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(80)}}}
 		if _, err := b.createReady(ctx, p); err != nil {
 			return err
 		}
