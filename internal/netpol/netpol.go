@@ -17,9 +17,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -64,15 +62,11 @@ type Config struct {
 // Policies keeps the table.
 type Policies struct {
 	cfg Config
-	log *slog.Logger
 
-	wake  chan struct{} // holds one value when there is something to do
-	began chan struct{} // closed once the kernel's table is watched, or cannot be
-	once  sync.Once     // closes began
+	keeper nft.Keeper
 
 	mu      sync.Mutex // guards the fields below
 	dirty   map[change]bool
-	all     bool                      // the table has to be made anew
 	begun   map[loop.Key][]netip.Addr // addresses of pods that the API does not show yet
 	waiting []chan struct{}           // closed once what was marked before is in force
 
@@ -92,13 +86,15 @@ func New(cfg Config) *Policies {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Policies{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), began: make(chan struct{}), dirty: map[change]bool{}, begun: map[loop.Key][]netip.Addr{}, program: newProgram(cfg.Network)}
+	p := &Policies{cfg: cfg, dirty: map[change]bool{}, begun: map[loop.Key][]netip.Addr{}, program: newProgram(cfg.Network)}
 	if len(cfg.DNS) > 0 {
 		p.program.setPod(dnsPod, &Pod{
 			Namespace: dnsPod.Namespace, Labels: labels.Set{"k8s-app": "kube-dns"}, Addrs: cfg.DNS,
 			Ports: []NamedPort{{"dns", nft.UDP, 53}, {"dns-tcp", nft.TCP, 53}},
 		})
 	}
+	p.keeper = nft.Keeper{Kernel: cfg.Kernel, Table: cfg.Network.Table, What: "network policies", Log: cfg.Log, Step: p.step}
+	p.keeper.Init()
 	cfg.View.OnChange(p.mark)
 	return p
 }
@@ -107,23 +103,7 @@ func (p *Policies) mark(kind Kind, key loop.Key) {
 	p.mu.Lock()
 	p.dirty[change{kind, key}] = true
 	p.mu.Unlock()
-	p.poke()
-}
-
-// rebuild has the whole table sent, whatever the kernel holds. It says whether that is news.
-func (p *Policies) rebuild() (news bool) {
-	p.mu.Lock()
-	p.all, news = true, !p.all
-	p.mu.Unlock()
-	p.poke()
-	return news
-}
-
-func (p *Policies) poke() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	p.keeper.Poke()
 }
 
 // Ready returns once the policies that select a pod of this node are in force for its addresses, which the API may not show yet. The pod's containers are not to be started
@@ -135,7 +115,7 @@ func (p *Policies) Ready(ctx context.Context, pod loop.Key, addrs []netip.Addr) 
 	p.dirty[change{PodKind, pod}] = true
 	p.waiting = append(p.waiting, done)
 	p.mu.Unlock()
-	p.poke()
+	p.keeper.Poke()
 	select {
 	case <-done:
 		return nil
@@ -152,98 +132,36 @@ func (p *Policies) Run(ctx context.Context) error {
 		return nil
 	}
 	p.cfg.View.All(p.mark)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.watch(ctx) })
-	g.Go(func() error {
-		p.loop(ctx)
-		return nil
-	})
-	return g.Wait()
+	return p.keeper.Run(ctx)
 }
 
-// start has the table made: it is watched now, and what it was before is not known.
-func (p *Policies) start() {
-	p.rebuild()
-	p.once.Do(func() { close(p.began) })
-}
-
-// watch puts right what others do to the table.
-func (p *Policies) watch(ctx context.Context) error {
-	for ctx.Err() == nil {
-		err := p.cfg.Kernel.Watch(ctx, p.cfg.Network.Table, p.start, func() {
-			if p.rebuild() {
-				p.log.Warn("somebody else has changed the rules of network policies; they are made anew", "table", p.cfg.Network.Table)
-			}
-		})
-		if err != nil && ctx.Err() == nil {
-			p.log.Warn("watch rules of network policies", "error", err)
-			p.start()
-			pause(ctx, time.Second)
-		}
+// step is nft.Keeper's.
+func (p *Policies) step(ctx context.Context, all bool) (did bool, err error) {
+	changes, waiting := p.take()
+	if len(changes) == 0 && len(waiting) == 0 && !all {
+		return false, nil
 	}
-	return nil
+	for c := range changes {
+		p.look(c)
+	}
+	if err := p.send(ctx, all); err != nil {
+		p.mu.Lock()
+		p.waiting = append(p.waiting, waiting...) // who waits goes on waiting: a pod does not run unguarded
+		p.mu.Unlock()
+		return true, err
+	}
+	for _, done := range waiting {
+		close(done)
+	}
+	return true, nil
 }
 
-// Bounds of what is waited for after a step that failed.
-const (
-	leastPause = 100 * time.Millisecond
-	mostPause  = 10 * time.Second
-)
-
-func (p *Policies) loop(ctx context.Context) {
-	select {
-	case <-p.began:
-	case <-ctx.Done():
-		return
-	}
-	wait := leastPause
-	for {
-		select {
-		case <-p.wake:
-		case <-ctx.Done():
-			return
-		}
-		for ctx.Err() == nil {
-			changes, all, waiting := p.take()
-			if len(changes) == 0 && !all && len(waiting) == 0 {
-				break
-			}
-			for c := range changes {
-				p.look(c)
-			}
-			if err := p.send(ctx, all); err != nil {
-				p.log.Error("set rules of network policies", "error", err, "again in", wait)
-				pause(ctx, wait)
-				wait = min(2*wait, mostPause)
-				p.rebuild()
-				p.mu.Lock()
-				p.waiting = append(p.waiting, waiting...) // who waits goes on waiting: a pod does not run unguarded
-				p.mu.Unlock()
-				continue
-			}
-			wait = leastPause
-			for _, done := range waiting {
-				close(done)
-			}
-		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-func (p *Policies) take() (changes map[change]bool, all bool, waiting []chan struct{}) {
+func (p *Policies) take() (changes map[change]bool, waiting []chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	changes, all, waiting = p.dirty, p.all, p.waiting
-	p.dirty, p.all, p.waiting = map[change]bool{}, false, nil
-	return changes, all, waiting
+	changes, waiting = p.dirty, p.waiting
+	p.dirty, p.waiting = map[change]bool{}, nil
+	return changes, waiting
 }
 
 // look takes over how one object is now.

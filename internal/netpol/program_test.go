@@ -35,7 +35,7 @@ func TestPacketsGoWherePoliciesSay(t *testing.T) {
 			w.change(r)
 		}
 		apply := func(all bool) {
-			changes, _, _ := p.take()
+			changes, _ := p.take()
 			for c := range changes {
 				p.look(c)
 			}
@@ -52,7 +52,7 @@ func TestPacketsGoWherePoliciesSay(t *testing.T) {
 			dropped += w.check(t, r, fake, 100)
 			anew := New(Config{Node: here, Network: Network{Table: table, Bridge: bridge}, View: w, Kernel: fake, DNS: []netip.Addr{dns}})
 			w.All(anew.mark)
-			changes, _, _ := anew.take()
+			changes, _ := anew.take()
 			for c := range changes {
 				anew.look(c)
 			}

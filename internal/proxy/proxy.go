@@ -12,9 +12,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
-	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 
@@ -67,13 +65,10 @@ type Proxy struct {
 	cfg Config
 	log *slog.Logger
 
-	wake  chan struct{} // holds one value when there is something to do
-	began chan struct{} // closed once the kernel's table is watched, or cannot be
-	once  sync.Once     // closes began
+	keeper nft.Keeper
 
 	mu    sync.Mutex // guards the fields below
 	dirty map[loop.Key]bool
-	all   bool // the table has to be made anew
 	to    map[netip.Addr]bool
 
 	program *program // of Run alone
@@ -84,7 +79,9 @@ func New(cfg Config) *Proxy {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), began: make(chan struct{}), dirty: map[loop.Key]bool{}, to: map[netip.Addr]bool{}, program: newProgram(cfg.Network)}
+	p := &Proxy{cfg: cfg, log: cfg.Log, dirty: map[loop.Key]bool{}, to: map[netip.Addr]bool{}, program: newProgram(cfg.Network)}
+	p.keeper = nft.Keeper{Kernel: cfg.Kernel, Table: cfg.Network.Table, What: "Services", Log: cfg.Log, Step: p.step}
+	p.keeper.Init()
 	cfg.View.OnService(func(namespace, name string) { p.mark(loop.Key{Namespace: namespace, Name: name}) })
 	cfg.View.OnZone(p.markAll)
 	return p
@@ -96,26 +93,10 @@ func (p *Proxy) mark(keys ...loop.Key) {
 		p.dirty[k] = true
 	}
 	p.mu.Unlock()
-	p.poke()
+	p.keeper.Poke()
 }
 
 func (p *Proxy) markAll() { p.mark(p.cfg.View.Services()...) }
-
-// Rebuild has the whole table sent, whatever the kernel holds. It says whether that is news.
-func (p *Proxy) Rebuild() (news bool) {
-	p.mu.Lock()
-	p.all, news = true, !p.all
-	p.mu.Unlock()
-	p.poke()
-	return news
-}
-
-func (p *Proxy) poke() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
 
 // Sends reports whether packets for some Service go to that address.
 func (p *Proxy) Sends(to netip.Addr) bool {
@@ -132,101 +113,32 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return nil
 	}
 	p.markAll()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.watch(ctx) })
-	g.Go(func() error {
-		p.loop(ctx)
-		return nil
-	})
-	return g.Wait()
+	return p.keeper.Run(ctx)
 }
 
-// start has the table made: it is watched now, and what it was before is not known.
-func (p *Proxy) start() {
-	p.Rebuild()
-	p.once.Do(func() { close(p.began) })
-}
-
-// watch puts right what others do to the table.
-func (p *Proxy) watch(ctx context.Context) error {
-	for ctx.Err() == nil {
-		err := p.cfg.Kernel.Watch(ctx, p.cfg.Network.Table, p.start, func() {
-			if p.Rebuild() {
-				p.log.Warn("somebody else has changed the rules of Services; they are made anew", "table", p.cfg.Network.Table)
-			}
-		})
-		if err != nil && ctx.Err() == nil {
-			p.log.Warn("watch rules of Services", "error", err)
-			p.start()
-			pause(ctx, time.Second)
-		}
-	}
-	return nil
-}
-
-// Bounds of one step and of what is waited for after one that failed.
-const (
-	mostServices = 1000 // so that what comes in a flood does not make others wait for all of it
-	leastPause   = 100 * time.Millisecond
-	mostPause    = 10 * time.Second
-)
-
-func (p *Proxy) loop(ctx context.Context) {
-	select {
-	case <-p.began:
-	case <-ctx.Done():
-		return
-	}
-	wait := leastPause
-	for {
-		select {
-		case <-p.wake:
-		case <-ctx.Done():
-			return
-		}
-		for ctx.Err() == nil {
-			keys, all := p.take()
-			if len(keys) == 0 && !all {
-				break
-			}
-			if err := p.step(ctx, keys, all); err != nil {
-				p.log.Error("set rules of Services", "error", err, "again in", wait)
-				pause(ctx, wait)
-				wait = min(2*wait, mostPause)
-				p.Rebuild()
-				continue
-			}
-			wait = leastPause
-		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
+// mostServices bounds one step, so that what comes in a flood does not make others wait for all of it.
+const mostServices = 1000
 
 // take is what is to be done next. All of it when the table is made anew, so that it is whole from the first moment.
-func (p *Proxy) take() (keys []loop.Key, all bool) {
+func (p *Proxy) take(all bool) (keys []loop.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all, p.all = p.all, false
 	for k := range p.dirty {
 		if len(keys) == mostServices && !all {
-			p.poke()
 			break
 		}
 		keys = append(keys, k)
 		delete(p.dirty, k)
 	}
-	return keys, all
+	return keys
 }
 
-func (p *Proxy) step(ctx context.Context, keys []loop.Key, all bool) error {
+// step is nft.Keeper's.
+func (p *Proxy) step(ctx context.Context, all bool) (did bool, err error) {
+	keys := p.take(all)
+	if len(keys) == 0 && !all {
+		return false, nil
+	}
 	at := Where{Node: p.cfg.Node, Zone: p.cfg.View.Zone()}
 	plans := make(map[loop.Key]Plan, len(keys))
 	for _, k := range keys {
@@ -237,9 +149,8 @@ func (p *Proxy) step(ctx context.Context, keys []loop.Key, all bool) error {
 	if len(again) > 0 {
 		p.mark(again...)
 	}
-	err := p.send(ctx, change, all)
-	if err != nil {
-		return err
+	if err := p.send(ctx, change, all); err != nil {
+		return true, err
 	}
 	p.publish()
 	for k, plan := range plans {
@@ -248,7 +159,7 @@ func (p *Proxy) step(ctx context.Context, keys []loop.Key, all bool) error {
 		}
 	}
 	p.forget(stale)
-	return nil
+	return true, nil
 }
 
 func (p *Proxy) send(ctx context.Context, change nft.Change, all bool) error {
