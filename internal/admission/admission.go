@@ -53,5 +53,6 @@ func Steps(table *resource.Table, c *cache.Cache) []Step {
 		newServiceAccount(table, c),
 		Priority{},
 		DefaultTolerationSeconds{},
+		CertificateRequests{},
 	}
 }

@@ -105,6 +105,9 @@ func resourcesOf(k *resource.Kind, gvk schema.GroupVersionKind, plural string) [
 	if k.Finalize != nil {
 		sub("finalize", gvk.Kind, "update")
 	}
+	if k.Approval != nil {
+		sub("approval", gvk.Kind, "get", "patch", "update")
+	}
 	if k.Scale != nil {
 		sub("scale", resource.ScaleKind.Kind, "get", "patch", "update")
 		last := &all[len(all)-1]

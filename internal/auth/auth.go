@@ -22,6 +22,7 @@ const (
 	Nodes           = "system:nodes"
 	NodePrefix      = "system:node:"
 	Monitoring      = "system:monitoring"
+	Bootstrappers   = "system:bootstrappers"
 )
 
 // Identity is who calls. It is shared and never changed once made.

@@ -38,6 +38,8 @@ type rule struct {
 	verbs     []string
 	resources []string
 	paths     []string
+
+	namespace, name string // of the one object that the rule is about; empty: of all
 }
 
 var table = []rule{
@@ -59,6 +61,12 @@ var table = []rule{
 	{
 		groups: []string{ServiceAccounts}, verbs: []string{"get"},
 		paths: []string{token.ConfigurationPath, token.ConfigurationPath + "/", token.KeysPath, token.KeysPath + "/"},
+	},
+	{ // what a machine that wants to join has to know, and may ask for
+		groups: []string{Authenticated, Unauthenticated}, verbs: []string{"get"}, resources: []string{"configmaps"}, namespace: "kube-public", name: "cluster-info",
+	},
+	{
+		groups: []string{Bootstrappers, Nodes}, verbs: []string{"create", "get", "list", "watch"}, resources: []string{"certificatesigningrequests.certificates.k8s.io"},
 	},
 	{groups: []string{Monitoring}, verbs: []string{"get"}, paths: []string{"/metrics", "/metrics/*"}},
 }
@@ -89,6 +97,9 @@ func (r *rule) allows(q *Request) bool {
 	name := q.Resource
 	if q.Group != "" {
 		name += "." + q.Group
+	}
+	if r.name != "" && (q.Namespace != r.namespace || q.Name != r.name) {
+		return false
 	}
 	return q.Subresource == "" && slices.Contains(r.resources, name)
 }

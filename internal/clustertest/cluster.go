@@ -88,9 +88,9 @@ func New(dir string, log *slog.Logger) (c *Cluster, err error) {
 	event, _ := c.Table.ByKind(coreKind("Event"))
 	c.events = events.New(events.Through(c.Registry, event), "sampan", "", events.Options{Scheme: c.Table.Scheme(), Log: log})
 	c.loops = loops.New(loops.Config{
-		Table: c.Table, Cache: c.Cache, Registry: c.Registry, Revision: c.Store.Revision, Events: c.events, CA: ca.CA(), Log: log,
+		Table: c.Table, Cache: c.Cache, Registry: c.Registry, Revision: c.Store.Revision, Events: c.events, CA: ca.CA(), Signer: ca, Log: log,
 		// The API's address is this machine's loopback, which no endpoint may have.
-		Own: kubeservice.Config{Server: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), address.Port()), Ranges: ranges, DNS: netip.MustParseAddr("10.96.0.10")},
+		Own: kubeservice.Config{Server: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), address.Port()), Ranges: ranges, DNS: netip.MustParseAddr("10.96.0.10"), CA: ca.CA()},
 	})
 	key, err := ca.TokenKey()
 	if err != nil {

@@ -138,3 +138,19 @@ func (l *leaf) get() (*tls.Certificate, error) {
 	l.cert = &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: parsed}
 	return l.cert, nil
 }
+
+// Sign makes the certificate that a request asks for: its subject and its names, for these uses, for ttl at most. Whoever calls has looked at all that it asks for.
+func (p *PKI) Sign(request *x509.CertificateRequest, uses x509.KeyUsage, extended []x509.ExtKeyUsage, ttl time.Duration) ([]byte, error) {
+	if err := request.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("sign certificate: %w", err)
+	}
+	template := &x509.Certificate{
+		Subject: request.Subject, DNSNames: request.DNSNames, IPAddresses: request.IPAddresses, EmailAddresses: request.EmailAddresses, URIs: request.URIs,
+		ExtKeyUsage: extended,
+	}
+	der, err := p.signFor(template, uses, request.PublicKey, ttl)
+	if err != nil {
+		return nil, fmt.Errorf("sign certificate: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: certType, Bytes: der}), nil
+}

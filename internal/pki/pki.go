@@ -146,6 +146,10 @@ func (p *PKI) Pool() *x509.CertPool { return p.pool }
 // sign makes a certificate of template for public. The template's validity begins a little before now and ends with the
 // authority's at the latest.
 func (p *PKI) sign(template *x509.Certificate, public crypto.PublicKey, life time.Duration) ([]byte, error) {
+	return p.signFor(template, x509.KeyUsageDigitalSignature, public, life)
+}
+
+func (p *PKI) signFor(template *x509.Certificate, uses x509.KeyUsage, public crypto.PublicKey, life time.Duration) ([]byte, error) {
 	now := p.now()
 	template.SerialNumber = serial()
 	template.NotBefore, template.NotAfter = now.Add(-backdate), now.Add(life)
@@ -153,7 +157,7 @@ func (p *PKI) sign(template *x509.Certificate, public crypto.PublicKey, life tim
 		template.NotAfter = p.ca.NotAfter
 	}
 	template.BasicConstraintsValid = true
-	template.KeyUsage = x509.KeyUsageDigitalSignature
+	template.KeyUsage = uses
 	return x509.CreateCertificate(rand.Reader, template, p.ca, public, p.key)
 }
 

@@ -61,6 +61,7 @@ type Kind struct {
 
 	Status   *Status  // nil: no /status
 	Finalize *Status  // nil: no /finalize (only namespaces have it)
+	Approval *Status  // nil: no /approval (only certificate signing requests have it)
 	Scale    *Scale   // nil: no /scale
 	Connects []string // "log", "exec", … : subresources that are not objects of this kind
 
@@ -150,13 +151,15 @@ func (k *Kind) KeyPrefix(namespace string) string {
 	return k.Prefix + namespace + "/"
 }
 
-// Sub is the subresource of that name ("status", "finalize"), or nil.
+// Sub is the subresource of that name ("status", "finalize", "approval"), or nil.
 func (k *Kind) Sub(name string) *Status {
 	switch name {
 	case "status":
 		return k.Status
 	case "finalize":
 		return k.Finalize
+	case "approval":
+		return k.Approval
 	}
 	return nil
 }

@@ -89,8 +89,8 @@ func Open(cfg Config) (*Server, error) {
 	s.Events = events.New(events.Through(s.Registry, eventKind), "sampan", "", events.Options{Scheme: s.Table.Scheme(), Log: cfg.Log})
 	queues, schedule := loop.NewMetrics(), scheduler.NewMetrics()
 	s.loops = loops.New(loops.Config{
-		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(),
-		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS},
+		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(), Signer: cfg.PKI,
+		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS, CA: cfg.PKI.CA()},
 		LoadBalancer: cfg.LoadBalancer, Queues: queues, Schedule: schedule, Log: cfg.Log,
 	})
 	if s.Tokens, err = issuer(s.Table, cfg.PKI); err != nil {

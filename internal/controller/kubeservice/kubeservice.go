@@ -1,7 +1,7 @@
 //lint:file-ignore SA1019 Endpoints are deprecated, and still served and read
 
 // Package kubeservice keeps the Services that the cluster itself has: default/kubernetes, by which pods reach the API server, and
-// kube-system/kube-dns, by which they resolve names; and the ServiceCIDR that says where cluster IPs are from.
+// kube-system/kube-dns, by which they resolve names; the ServiceCIDR that says where cluster IPs are from; and kube-public/cluster-info, by which machines join.
 //
 // It watches and writes those objects, and nothing else. Always: the Service kubernetes has the first address of the range, and its endpoints are the
 // API server's address; whoever changes or deletes one of them finds it as it was.
@@ -9,6 +9,7 @@ package kubeservice
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -31,6 +32,7 @@ type Config struct {
 	Server netip.AddrPort // of the API server, as pods reach it
 	Ranges []netip.Prefix // of Services, the default first
 	DNS    netip.Addr     // of the cluster's DNS server; not valid: there is none
+	CA     []byte         // PEM: the cluster's authority, told to whoever wants to join; nil: not told
 }
 
 // View shows the current object of a kind, shared, or nil.
@@ -132,7 +134,42 @@ func objects(cfg Config) map[loop.Key]wanted {
 			{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(53)},
 		}))
 	}
+	if cfg.CA != nil {
+		add(clusterInfo(cfg))
+	}
 	return all
+}
+
+// clusterInfo is what a machine that wants to join asks for first, without being known: where the cluster is, and its authority. What it is told it compares with
+// what its join token says (as kubeadm has it).
+func clusterInfo(cfg Config) wanted {
+	const key = "kubeconfig"
+	text := fmt.Sprintf(`apiVersion: v1
+clusters:
+- cluster:
+    certificate-authority-data: %s
+    server: https://%s
+  name: ""
+contexts: null
+current-context: ""
+kind: Config
+preferences: {}
+users: null
+`, base64.StdEncoding.EncodeToString(cfg.CA), cfg.Server)
+	return wanted{
+		kind: "ConfigMap",
+		make: func() resource.Object {
+			return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-public", Name: "cluster-info"}, Data: map[string]string{key: text}}
+		},
+		same: func(o resource.Object) bool { return o.(*corev1.ConfigMap).Data[key] == text },
+		fill: func(have, _ resource.Object) {
+			m := have.(*corev1.ConfigMap)
+			if m.Data == nil {
+				m.Data = map[string]string{}
+			}
+			m.Data[key] = text
+		},
+	}
 }
 
 // service is a Service whose endpoints are no pods.

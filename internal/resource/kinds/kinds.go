@@ -10,6 +10,7 @@ import (
 	"sampan.dev/internal/resource/apps"
 	"sampan.dev/internal/resource/autoscaling"
 	"sampan.dev/internal/resource/batch"
+	"sampan.dev/internal/resource/certificates"
 	"sampan.dev/internal/resource/coordination"
 	"sampan.dev/internal/resource/core"
 	"sampan.dev/internal/resource/discovery"
@@ -20,7 +21,7 @@ import (
 // Table makes the table. It takes a few milliseconds: make it once and hand it round.
 func Table() *resource.Table {
 	return resource.New(slices.Concat(
-		core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), coordination.Kinds(), discovery.Kinds(),
+		core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), certificates.Kinds(), coordination.Kinds(), discovery.Kinds(),
 		networking.Kinds(), policy.Kinds(),
 	)...)
 }

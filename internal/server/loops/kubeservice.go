@@ -20,7 +20,7 @@ func ownServices(w *world) []part {
 	kinds := map[string]*resource.Kind{}
 	for _, gvk := range []schema.GroupVersionKind{
 		corev1.SchemeGroupVersion.WithKind("Service"), corev1.SchemeGroupVersion.WithKind("Endpoints"),
-		corev1.SchemeGroupVersion.WithKind("Namespace"), discovery.SchemeGroupVersion.WithKind("EndpointSlice"), networking.SchemeGroupVersion.WithKind("ServiceCIDR"),
+		corev1.SchemeGroupVersion.WithKind("Namespace"), corev1.SchemeGroupVersion.WithKind("ConfigMap"), discovery.SchemeGroupVersion.WithKind("EndpointSlice"), networking.SchemeGroupVersion.WithKind("ServiceCIDR"),
 	} {
 		kinds[gvk.Kind] = w.kindOf(gvk)
 	}

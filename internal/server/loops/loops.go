@@ -13,6 +13,7 @@ import (
 
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
+	"sampan.dev/internal/controller/csr"
 	"sampan.dev/internal/controller/event"
 	"sampan.dev/internal/controller/garbage"
 	"sampan.dev/internal/controller/kubeservice"
@@ -36,6 +37,7 @@ type Config struct {
 	Revision func() int64       // the store's: what the cache has to reach to show what has been written
 	Events   *events.Recorder   // run by its owner
 	CA       []byte             // PEM: the cluster's authority, to be published
+	Signer   csr.Authority      // makes certificates that are asked for; nil: nobody does
 	Own      kubeservice.Config // of the Services that the cluster itself has; without ranges it has none
 	// LoadBalancer says what addresses Services of that type get.
 	LoadBalancer loadbalancer.Config
