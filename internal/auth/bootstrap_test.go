@@ -18,17 +18,17 @@ func TestJoinTokens(t *testing.T) {
 		kind corev1.SecretType
 		want string // groups, or "" for nobody
 	}{
-		"a good one":                     {text: "abcdef.0123456789abcdef", want: "[system:bootstrappers system:authenticated system:bootstrappers:workers system:bootstrappers:a-b]"},
-		"one that ends later":            {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapExpiration: "2026-01-02T03:04:06Z", BootstrapGroups: ""}, want: "[system:bootstrappers system:authenticated]"},
-		"one that has ended":             {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapExpiration: "2026-01-02T03:04:05Z"}},
-		"one whose end cannot be read":   {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapExpiration: "tomorrow"}},
-		"another secret":                 {text: "abcdef.0123456789abcdee"},
-		"another id":                     {text: "abcdeg.0123456789abcdef"},
-		"one of another id in its place": {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapID: "zzzzzz"}},
-		"one that is not for the API":    {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapForAPI: "false"}},
+		"a good one":                       {text: "abcdef.0123456789abcdef", want: "[system:bootstrappers system:authenticated system:bootstrappers:workers system:bootstrappers:a-b]"},
+		"one that ends later":              {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapExpiration: "2026-01-02T03:04:06Z", BootstrapGroups: ""}, want: "[system:bootstrappers system:authenticated]"},
+		"one that has ended":               {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapExpiration: "2026-01-02T03:04:05Z"}},
+		"one whose end cannot be read":     {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapExpiration: "tomorrow"}},
+		"another secret":                   {text: "abcdef.0123456789abcdee"},
+		"another id":                       {text: "abcdeg.0123456789abcdef"},
+		"one of another id in its place":   {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapID: "zzzzzz"}},
+		"one that is not for the API":      {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapForAPI: "false"}},
 		"one with a group it may not have": {text: "abcdef.0123456789abcdef", data: map[string]string{BootstrapGroups: "system:masters"}},
-		"a secret of another kind":       {text: "abcdef.0123456789abcdef", kind: corev1.SecretTypeOpaque},
-		"capital letters":                {text: "ABCDEF.0123456789abcdef"},
+		"a secret of another kind":         {text: "abcdef.0123456789abcdef", kind: corev1.SecretTypeOpaque},
+		"capital letters":                  {text: "ABCDEF.0123456789abcdef"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: BootstrapNamespace, Name: BootstrapPrefix + "abcdef"}, Type: BootstrapType, Data: map[string][]byte{}}

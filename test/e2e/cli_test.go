@@ -168,3 +168,27 @@ func terminal(t *testing.T) (master, slave *os.File) {
 	}
 	return master, slave
 }
+
+func TestJoinTokens(t *testing.T) {
+	c := newCluster(t, 0)
+	out := strings.TrimSpace(c.sampan("token", "create", "--description=lab"))
+	token := out[strings.LastIndex(out, "\n")+1:]
+	id, _, _ := strings.Cut(token, ".")
+	if len(id) != 6 || !strings.Contains(token, "@sha256:") {
+		t.Fatalf("the last line is %q", token)
+	}
+	list := c.sampan("token", "list")
+	contains(t, "the list", list, id+"   23h       lab")
+	if strings.Contains(list, strings.Split(token, ".")[1][:16]) {
+		t.Errorf("the list tells what is secret:\n%s", list)
+	}
+	contains(t, "kubectl", c.kubectl("get", "secrets", "-n", "kube-system", "--field-selector=type=bootstrap.kubernetes.io/token"), "bootstrap-token-"+id)
+	if _, err := c.try("token", "create", "--ttl=1s"); err == nil {
+		t.Error("a token of a second is made")
+	}
+	c.sampan("token", "delete", token)
+	contains(t, "the list", c.sampan("token", "list"), "There are no join tokens.")
+	if _, err := c.try("token", "delete", id); err == nil || !strings.Contains(err.Error(), "there is no join token "+id) {
+		t.Errorf("deleting it twice: %v", err)
+	}
+}

@@ -146,10 +146,13 @@ type shelf struct {
 	order   []string
 }
 
-func (s *shelf) Request(string) *certificatesv1.CertificateSigningRequest     { return s.request }
-func (s *shelf) Requests() []*certificatesv1.CertificateSigningRequest        { return []*certificatesv1.CertificateSigningRequest{s.request} }
-func (s *shelf) Node(string) *corev1.Node                                     { return nil }
-func (s *shelf) Key(node string) string                                       { return s.keys[node] }
+func (s *shelf) Request(string) *certificatesv1.CertificateSigningRequest { return s.request }
+func (s *shelf) Requests() []*certificatesv1.CertificateSigningRequest {
+	return []*certificatesv1.CertificateSigningRequest{s.request}
+}
+func (s *shelf) Node(string) *corev1.Node { return nil }
+func (s *shelf) Key(node string) string { return s.keys[node] }
+
 func (s *shelf) Delete(context.Context, *certificatesv1.CertificateSigningRequest) error {
 	s.request, s.order = nil, append(s.order, "delete")
 	return nil

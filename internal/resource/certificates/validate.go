@@ -153,7 +153,9 @@ func chain(data []byte) error {
 func validateUpdate(new, old object, approving, issuing bool) field.ErrorList {
 	errs := validateRequest(new)
 	at := field.NewPath("status", "conditions")
-	forbid := func(format string, args ...any) { errs = append(errs, field.Forbidden(at, fmt.Sprintf(format, args...))) }
+	forbid := func(format string, args ...any) {
+		errs = append(errs, field.Forbidden(at, fmt.Sprintf(format, args...)))
+	}
 	of := func(c object, t certificatesv1.RequestConditionType) (all []certificatesv1.CertificateSigningRequestCondition) {
 		for _, o := range c.Status.Conditions {
 			if o.Type == t {

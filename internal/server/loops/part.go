@@ -26,7 +26,7 @@ type part struct {
 
 // parts are the controllers of the workloads, and of what is before and behind Services.
 func parts(w *world) []part {
-	ps := []part{replicaSets(w), replicationControllers(w), deployments(w), statefulSets(w), daemonSets(w), jobController(w), cronJobController(w), expiry(w), disruptions(w), autoscalers(w), loadBalancers(w)}
+	ps := []part{replicaSets(w), replicationControllers(w), deployments(w), statefulSets(w), daemonSets(w), jobController(w), cronJobController(w), expiry(w), disruptions(w), autoscalers(w), loadBalancers(w), tokenCleaner(w)}
 	return append(ps, slices.Concat(endpointParts(w), ownServices(w), serviceRanges(w), certificateRequests(w))...)
 }
 
