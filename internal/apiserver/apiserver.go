@@ -78,6 +78,7 @@ type Server struct {
 	discovery *discovery
 	openapi   *openapiDocs
 	nodes     *nodeProxies
+	outward   *http.Transport // to pods and Services
 	accounts  *accounts
 	log       *slog.Logger
 
@@ -108,7 +109,7 @@ func New(cfg Config) *Server {
 	s.metrics = newMetrics(s)
 	s.discovery = newDiscovery(cfg.Table, cfg.Address)
 	s.openapi = newOpenAPIDocs(cfg.Table, cfg.Version)
-	s.nodes = newNodeProxies(cfg.Nodes)
+	s.nodes, s.outward = newNodeProxies(cfg.Nodes), outward()
 	s.accounts = newAccounts(s, cfg.Tokens)
 	return s
 }
@@ -161,6 +162,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	cancel() // commands under way (exec, attach) do not end by themselves
 	<-failed
 	s.nodes.close()
+	s.outward.CloseIdleConnections()
 	if err != nil {
 		return fmt.Errorf("stop serving the API: %w", err)
 	}

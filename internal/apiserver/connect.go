@@ -24,7 +24,9 @@ func isConnectName(k *resource.Kind, sub string) bool {
 	return known && slices.Contains(k.Connects, sub)
 }
 
-func isConnect(c *call) bool { return c.rest == "" && c.isStored() && isConnectName(c.kind, c.sub) }
+func isConnect(c *call) bool {
+	return (c.rest == "" || c.sub == "proxy") && c.isStored() && isConnectName(c.kind, c.sub)
+}
 
 // connect answers requests for subresources that are not the object itself: streams of a pod, and orders about it.
 func (s *Server) connect(w http.ResponseWriter, r *http.Request, c *call) error {
@@ -38,6 +40,8 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, c *call) error 
 		return s.evict(w, r, c)
 	case "log":
 		return s.logs(w, r, c)
+	case "proxy":
+		return s.through(w, r, c)
 	case "token":
 		return s.createToken(w, r, c)
 	}

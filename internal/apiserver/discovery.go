@@ -84,6 +84,7 @@ var connects = map[string]struct {
 	"portforward": {schema.GroupVersionKind{Kind: "PodPortForwardOptions"}, []string{"create", "get"}},
 	"binding":     {schema.GroupVersionKind{Kind: "Binding"}, []string{"create"}},
 	"token":       {tokens.Kind, []string{"create"}},
+	"proxy":       {schema.GroupVersionKind{Kind: "ProxyOptions"}, []string{"create", "delete", "get", "patch", "update"}}, // of the parent's kind
 	"eviction":    {schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, []string{"create"}},
 }
 
@@ -118,7 +119,11 @@ func resourcesOf(k *resource.Kind, gvk schema.GroupVersionKind, plural string) [
 		if !ok {
 			continue
 		}
-		sub(name, c.kind.Kind, c.verbs...)
+		kind := c.kind.Kind
+		if name == "proxy" {
+			kind = gvk.Kind + kind
+		}
+		sub(name, kind, c.verbs...)
 		last := &all[len(all)-1]
 		last.Group, last.Version = c.kind.Group, c.kind.Version
 	}

@@ -241,6 +241,14 @@ func TestServices(t *testing.T) {
 		contains(t, "a name that is none", out, "can't find nothing.default.svc.cluster.local: NXDOMAIN")
 		contains(t, "resolv.conf", out, "search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5")
 	})
+	t.Run("through the API", func(t *testing.T) {
+		for _, path := range []string{"services/hostname-svc-clusterip:web-port", "services/hostname-svc-clusterip:8080", "services/http:hostname-svc-clusterip:web-port", "pods/" + pods[0] + ":80", "pods/" + pods[0]} {
+			if out := c.kubectl("get", "--raw", "/api/v1/namespaces/default/"+path+"/proxy/"); hostLine.FindString(out) == "" {
+				t.Errorf("%s answers %s", path, out)
+			}
+		}
+		contains(t, "the node", c.kubectl("get", "--raw", "/api/v1/nodes/node/proxy/pods"), `"kind":"PodList"`)
+	})
 	t.Run("port-forward", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()

@@ -21,9 +21,10 @@ func Node() *resource.Kind {
 	info := corev1.NodeSystemInfo{}.SwaggerDoc()
 	return &resource.Kind{
 		GroupVersionKind: gvk("Node"), Plural: "nodes", Singular: "node", ShortNames: []string{"no"},
-		Prefix:  "/registry/minions/",
-		New:     func() resource.Object { return &corev1.Node{} },
-		NewList: func() runtime.Object { return &corev1.NodeList{} },
+		Prefix:   "/registry/minions/",
+		Connects: []string{"proxy"},
+		New:      func() resource.Object { return &corev1.Node{} },
+		NewList:  func() runtime.Object { return &corev1.NodeList{} },
 
 		Default: func(o resource.Object) { defaultNode(o.(*corev1.Node)) },
 		// A node comes with its status when it registers, so PrepareCreate has nothing to drop.

@@ -39,7 +39,7 @@ func Pod() *resource.Kind {
 				return validatePodStatus(new.(*corev1.Pod), old.(*corev1.Pod))
 			},
 		},
-		Connects: []string{"attach", "binding", "eviction", "exec", "log", "portforward"},
+		Connects: []string{"attach", "binding", "eviction", "exec", "log", "portforward", "proxy"},
 
 		Fields:     func(o resource.Object) map[string]string { return podFields(o.(*corev1.Pod)) },
 		Controlled: true,

@@ -26,8 +26,9 @@ func Service() *resource.Kind {
 		GroupVersionKind: gvk("Service"), Plural: "services", Singular: "service", ShortNames: []string{"svc"},
 		Categories: []string{"all"},
 		Namespaced: true, Prefix: "/registry/services/specs/",
-		New:     func() resource.Object { return &corev1.Service{} },
-		NewList: func() runtime.Object { return &corev1.ServiceList{} },
+		Connects: []string{"proxy"},
+		New:      func() resource.Object { return &corev1.Service{} },
+		NewList:  func() runtime.Object { return &corev1.ServiceList{} },
 		// The record of the node ports that are taken is no kind, but is stored.
 		Register: func(s *runtime.Scheme) { s.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.RangeAllocation{}) },
 
