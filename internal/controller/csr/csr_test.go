@@ -151,7 +151,7 @@ func (s *shelf) Requests() []*certificatesv1.CertificateSigningRequest {
 	return []*certificatesv1.CertificateSigningRequest{s.request}
 }
 func (s *shelf) Node(string) *corev1.Node { return nil }
-func (s *shelf) Key(node string) string { return s.keys[node] }
+func (s *shelf) Key(node string) string   { return s.keys[node] }
 
 func (s *shelf) Delete(context.Context, *certificatesv1.CertificateSigningRequest) error {
 	s.request, s.order = nil, append(s.order, "delete")
