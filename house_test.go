@@ -21,7 +21,7 @@ var floors = [][]string{
 	{"internal/clustertest"},
 	{"internal/server", "internal/agent"},
 	{"internal/apiserver", "internal/scheduler", "internal/controller", "internal/podnet", "internal/proxy", "internal/netpol", "internal/dns", "internal/announce", "internal/volume", "internal/probe", "internal/sweep", "internal/preflight", "internal/runtimeproc", "internal/kubeconfig", "internal/bundle", "internal/instance", "internal/runtime"},
-	{"internal/registry", "internal/client", "internal/events"},
+	{"internal/registry", "internal/client", "internal/events", "internal/usage"},
 	{"internal/admission", "internal/allocate"},
 	{"internal/cache"},
 	{"internal/endpoint"},

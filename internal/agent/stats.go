@@ -149,7 +149,9 @@ type (
 	}
 	summary struct {
 		Node struct {
-			NodeName string `json:"nodeName"`
+			NodeName string        `json:"nodeName"`
+			CPU      summaryCPU    `json:"cpu"`
+			Memory   summaryMemory `json:"memory"`
 		} `json:"node"`
 		Pods []summaryPod `json:"pods"`
 	}
@@ -163,6 +165,9 @@ func (a *Agent) serveSummary(w http.ResponseWriter, r *http.Request) {
 	}
 	s := summary{Pods: []summaryPod{}}
 	s.Node.NodeName = a.cfg.NodeName
+	now := time.Now()
+	used, working := machineUsage("/proc")
+	s.Node.CPU, s.Node.Memory = summaryCPU{Time: now, UsageCoreNanoSeconds: used}, summaryMemory{Time: now, UsageBytes: working, WorkingSetBytes: working}
 	for _, u := range all {
 		if n := len(s.Pods); n == 0 || s.Pods[n-1].PodRef.UID != u.uid {
 			var p summaryPod

@@ -54,6 +54,7 @@ type Config struct {
 	ClientCAs *x509.CertPool // default: those of TLS
 	Authorize Authorizer     // default: auth.Rules
 	Tokens    *tokens.Issuer // nil: there are no tokens of service accounts
+	Usage     Usage          // nil: metrics.k8s.io is not served
 	Nodes     NodeDialer     // nil: logs and commands answer that no node is reachable
 
 	Address netip.AddrPort // where clients reach this server, told by /api; may be left out
@@ -79,6 +80,7 @@ type Server struct {
 	openapi   *openapiDocs
 	nodes     *nodeProxies
 	outward   *http.Transport // to pods and Services
+	usage     Usage
 	accounts  *accounts
 	log       *slog.Logger
 
@@ -107,9 +109,9 @@ func New(cfg Config) *Server {
 		s.clientCAs = cfg.TLS.ClientCAs
 	}
 	s.metrics = newMetrics(s)
-	s.discovery = newDiscovery(cfg.Table, cfg.Address)
+	s.discovery = newDiscovery(cfg.Table, cfg.Address, cfg.Usage != nil)
 	s.openapi = newOpenAPIDocs(cfg.Table, cfg.Version)
-	s.nodes, s.outward = newNodeProxies(cfg.Nodes), outward()
+	s.nodes, s.outward, s.usage = newNodeProxies(cfg.Nodes), outward(), cfg.Usage
 	s.accounts = newAccounts(s, cfg.Tokens)
 	return s
 }

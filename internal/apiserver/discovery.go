@@ -37,7 +37,7 @@ type groupVersion struct {
 	resources []metav1.APIResource // "pods/log" after "pods"
 }
 
-func newDiscovery(table *resource.Table, address netip.AddrPort) *discovery {
+func newDiscovery(table *resource.Table, address netip.AddrPort, measured bool) *discovery {
 	d := &discovery{address: address}
 	for _, k := range table.All() {
 		d.add(k.GroupVersionKind, resourcesOf(k, k.GroupVersionKind, k.Plural))
@@ -49,6 +49,9 @@ func newDiscovery(table *resource.Table, address netip.AddrPort) *discovery {
 		d.add(v.gvk, []metav1.APIResource{{
 			Name: v.plural, SingularName: v.singular, Namespaced: v.namespaced, Kind: v.gvk.Kind, Verbs: []string{"create"},
 		}})
+	}
+	if measured {
+		d.add(metricsGroup.WithKind(""), metricsResources)
 	}
 	for i := range d.groups {
 		for j := range d.groups[i].versions {

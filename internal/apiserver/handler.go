@@ -110,6 +110,9 @@ func (s *Server) plain(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) resource(w http.ResponseWriter, r *http.Request, t *target) error {
 	c := &call{target: *t}
 	c.kind, c.as = s.table.ByResource(t.gvr())
+	if c.kind == nil && c.group == metricsGroup.Group {
+		return s.measured(w, r, c)
+	}
 	if c.kind == nil {
 		return s.review(w, r, c)
 	}

@@ -35,6 +35,7 @@ import (
 	"sampan.dev/internal/server/loops"
 	"sampan.dev/internal/store/local"
 	"sampan.dev/internal/token"
+	"sampan.dev/internal/usage"
 )
 
 // Config says where a server keeps its data and what it is known by.
@@ -88,8 +89,10 @@ func Open(cfg Config) (*Server, error) {
 	eventKind, _ := s.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Event"))
 	s.Events = events.New(events.Through(s.Registry, eventKind), "sampan", "", events.Options{Scheme: s.Table.Scheme(), Log: cfg.Log})
 	queues, schedule := loop.NewMetrics(), scheduler.NewMetrics()
+	ways := nodes{s, cfg.PKI.ClientTLS(apiUser, []string{auth.Masters})}
+	uses := usage.New(ways.Dial)
 	s.loops = loops.New(loops.Config{
-		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(), Signer: cfg.PKI,
+		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(), Signer: cfg.PKI, Usage: uses,
 		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS, CA: cfg.PKI.CA()},
 		LoadBalancer: cfg.LoadBalancer, Queues: queues, Schedule: schedule, Log: cfg.Log,
 	})
@@ -100,7 +103,7 @@ func Open(cfg Config) (*Server, error) {
 	s.api = apiserver.New(apiserver.Config{
 		Registry: s.Registry, Cache: s.Cache, Table: s.Table, Store: st,
 		TLS: cfg.PKI.ServerTLS(names, kubernetesIPs(cfg.Services)...), Tokens: s.Tokens,
-		Nodes: nodes{s, cfg.PKI.ClientTLS(apiUser, []string{auth.Masters})}, Address: cfg.Address,
+		Nodes: ways, Usage: uses, Address: cfg.Address,
 		Ready:   map[string]func() error{"store": s.storeWorks},
 		Metrics: append([]prometheus.Collector{queues, schedule}, cfg.Metrics...),
 		Log:     cfg.Log,

@@ -21,7 +21,11 @@ import (
 // autoscalers is the controller of HorizontalPodAutoscalers.
 func autoscalers(w *world) part {
 	a := autoscaling{world: w, kind: w.kindOf(autoscalingv2.SchemeGroupVersion.WithKind("HorizontalPodAutoscaler"))}
-	c := autoscale.New(a, a, autoscale.None{}, w.Events.As("horizontal-pod-autoscaler", ""), w.Queues, w.Log)
+	var metrics autoscale.Metrics = autoscale.None{}
+	if w.Usage != nil {
+		metrics = measured{w: w}
+	}
+	c := autoscale.New(a, a, metrics, w.Events.As("horizontal-pod-autoscaler", ""), w.Queues, w.Log)
 	return part{account: "horizontal-pod-autoscaler", run: c.Run, on: map[*resource.Kind]func(change){
 		a.kind: func(ch change) {
 			// Its own status changes with each look at it: that is no reason to look again.

@@ -38,6 +38,7 @@ type Config struct {
 	Events   *events.Recorder   // run by its owner
 	CA       []byte             // PEM: the cluster's authority, to be published
 	Signer   csr.Authority      // makes certificates that are asked for; nil: nobody does
+	Usage    Usage              // what pods use; nil: nobody knows
 	Own      kubeservice.Config // of the Services that the cluster itself has; without ranges it has none
 	// LoadBalancer says what addresses Services of that type get.
 	LoadBalancer loadbalancer.Config
