@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -141,29 +142,45 @@ func TestDecide(t *testing.T) {
 
 // shelf is the API and the view of it.
 type shelf struct {
+	mu      sync.Mutex // guards the fields below
 	request *certificatesv1.CertificateSigningRequest
 	keys    map[string]string
 	order   []string
 }
 
-func (s *shelf) Request(string) *certificatesv1.CertificateSigningRequest { return s.request }
+func (s *shelf) Request(string) *certificatesv1.CertificateSigningRequest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.request
+}
+
 func (s *shelf) Requests() []*certificatesv1.CertificateSigningRequest {
-	return []*certificatesv1.CertificateSigningRequest{s.request}
+	return []*certificatesv1.CertificateSigningRequest{s.Request("r")}
 }
 func (s *shelf) Node(string) *corev1.Node { return nil }
-func (s *shelf) Key(node string) string   { return s.keys[node] }
+func (s *shelf) Key(node string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys[node]
+}
 
 func (s *shelf) Delete(context.Context, *certificatesv1.CertificateSigningRequest) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.request, s.order = nil, append(s.order, "delete")
 	return nil
 }
 
 func (s *shelf) SetKey(_ context.Context, node, key string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.keys[node], s.order = key, append(s.order, "key")
 	return nil
 }
 
 func (s *shelf) Approval(_ context.Context, _ string, change func(*certificatesv1.CertificateSigningRequest)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.request = s.request.DeepCopy()
 	change(s.request)
 	for i := range s.request.Status.Conditions {
@@ -175,6 +192,8 @@ func (s *shelf) Approval(_ context.Context, _ string, change func(*certificatesv
 
 func (s *shelf) Status(ctx context.Context, name string, change func(*certificatesv1.CertificateSigningRequest)) error {
 	err := s.Approval(ctx, name, change)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.order[len(s.order)-1] = "status"
 	return err
 }
@@ -196,9 +215,9 @@ func TestARequestFromItsBeginningToItsEnd(t *testing.T) {
 			c.Mark(loop.Key{Name: "r"})
 			synctest.Wait()
 		}
-		block, _ := pem.Decode(s.request.Status.Certificate)
+		block, _ := pem.Decode(s.Request("r").Status.Certificate)
 		if block == nil {
-			t.Fatalf("it has no certificate: %+v", s.request.Status)
+			t.Fatalf("it has no certificate: %+v", s.Request("r").Status)
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -210,12 +229,14 @@ func TestARequestFromItsBeginningToItsEnd(t *testing.T) {
 		if _, err := cert.Verify(x509.VerifyOptions{Roots: ca.Pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: time.Now()}); err != nil {
 			t.Error(err)
 		}
+		s.mu.Lock()
 		if len(s.order) != 3 || s.order[0] != "key" || s.keys["worker"] == "" {
 			t.Errorf("it was done in the order %v; the key is remembered first", s.order)
 		}
+		s.mu.Unlock()
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		if s.request != nil {
+		if s.Request("r") != nil {
 			t.Error("it stays for ever")
 		}
 		stop()
