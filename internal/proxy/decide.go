@@ -37,6 +37,7 @@ type Route struct {
 type Plan struct {
 	Routes []Route
 	Own    []netip.Addr // ends on this node, which may reach themselves through the Service
+	Named  []netip.Addr // addresses of load balancers: what is sent to another port of theirs is refused
 
 	HealthPort uint16 // where load balancers ask whether this node has ends; zero: nowhere
 	Healthy    int    // ends on this node, for that
@@ -94,6 +95,9 @@ func Decide(s *corev1.Service, slices []*discovery.EndpointSlice, at Where) Plan
 	}
 	for a := range own {
 		p.Own = append(p.Own, a)
+	}
+	for _, ip := range clusterIPs(s) {
+		p.Named = append(p.Named, balancers(s, ip.Is6())...)
 	}
 	return p
 }

@@ -17,6 +17,7 @@ type program struct {
 	fronts   map[Front]*front
 	waiting  map[Front][]loop.Key // who wants a front that another Service has
 	own      map[netip.Addr]int   // how many Services have the end on this node
+	named    map[netip.Addr]int   // how many Services have the load balancer's address
 	to       map[netip.Addr]int   // how many fronts have an end of that address
 	changed  map[netip.Addr]bool  // addresses whose count in to has changed since somebody looked
 	sizes    map[flavor]map[int]bool
@@ -28,6 +29,7 @@ type program struct {
 type served struct {
 	fronts []Front
 	own    []netip.Addr
+	named  []netip.Addr
 }
 
 // front is a front's state in the table.
@@ -42,7 +44,7 @@ type front struct {
 
 func newProgram(n Network) *program {
 	return &program{
-		network: n, services: map[loop.Key]served{}, fronts: map[Front]*front{}, waiting: map[Front][]loop.Key{}, own: map[netip.Addr]int{}, to: map[netip.Addr]int{}, changed: map[netip.Addr]bool{},
+		network: n, services: map[loop.Key]served{}, fronts: map[Front]*front{}, waiting: map[Front][]loop.Key{}, own: map[netip.Addr]int{}, named: map[netip.Addr]int{}, to: map[netip.Addr]int{}, changed: map[netip.Addr]bool{},
 		sizes: map[flavor]map[int]bool{}, classes: map[class]bool{}, picks: map[string]bool{},
 	}
 }
@@ -57,11 +59,11 @@ type gone struct {
 // set takes over the plans of some Services, and says the step that makes the table so, and the Services that may have a front now that others
 // had. What the kernel remembers of UDP and has to forget is in stale.
 func (p *program) set(plans map[loop.Key]Plan) (c nft.Change, again []loop.Key, stale []gone) {
-	e := editor{program: p, deleted: map[string][]nft.Element{}, added: map[string][]nft.Element{}, selves: map[netip.Addr]bool{}}
+	e := editor{program: p, deleted: map[string][]nft.Element{}, added: map[string][]nft.Element{}, counted: map[counted]bool{}}
 	for _, key := range slices.SortedFunc(maps.Keys(plans), compareKeys) {
 		e.service(key, plans[key])
 	}
-	e.hairpins()
+	e.countedOnes()
 	return e.change(), e.again, e.stale
 }
 
@@ -81,7 +83,7 @@ type editor struct {
 	deleted, added map[string][]nft.Element // by set
 	sets           []nft.Set
 	chains, rules  []nft.Chain
-	selves         map[netip.Addr]bool // own addresses whose count changed, and whether they were in the table
+	counted        map[counted]bool // addresses whose count changed, and whether they were in the table
 	again          []loop.Key
 	stale          []gone
 }
@@ -107,7 +109,7 @@ func (e *editor) change() nft.Change {
 
 func (e *editor) service(key loop.Key, plan Plan) {
 	old := e.services[key]
-	now := served{own: plan.Own}
+	now := served{own: plan.Own, named: plan.Named}
 	wanted := make(map[Front]bool, len(plan.Routes))
 	for i := range plan.Routes {
 		r := &plan.Routes[i]
@@ -129,13 +131,15 @@ func (e *editor) service(key loop.Key, plan Plan) {
 			e.remove(f)
 		}
 	}
-	for _, a := range now.own {
-		e.count(a, 1)
+	for by, s := range map[int]served{1: now, -1: old} {
+		for _, a := range s.own {
+			e.count(counted{a, false}, by)
+		}
+		for _, a := range s.named {
+			e.count(counted{a, true}, by)
+		}
 	}
-	for _, a := range old.own {
-		e.count(a, -1)
-	}
-	if len(now.fronts)+len(now.own) == 0 {
+	if len(now.fronts)+len(now.own)+len(now.named) == 0 {
 		delete(e.services, key)
 	} else {
 		e.services[key] = now
@@ -374,24 +378,47 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return a
 }
 
-func (e *editor) count(a netip.Addr, by int) {
-	if _, known := e.selves[a]; !known {
-		e.selves[a] = e.own[a] > 0
+// counted is an address that several Services may have: as an end on this node, or named as a load balancer's.
+type counted struct {
+	addr  netip.Addr
+	named bool
+}
+
+// in is the set that such an address is in, and as what.
+func (c counted) in() (set string, element nft.Element) {
+	if c.named {
+		return namedSet(c.addr.Is6()), nft.Element{Key: nft.Concat(c.addr)}
 	}
-	if e.own[a] += by; e.own[a] == 0 {
-		delete(e.own, a)
+	return itself(c.addr.Is6()), nft.Element{Key: nft.Concat(c.addr, c.addr)}
+}
+
+func (p *program) counts(c counted) map[netip.Addr]int {
+	if c.named {
+		return p.named
+	}
+	return p.own
+}
+
+// count notes that so many Services more have an address.
+func (e *editor) count(c counted, by int) {
+	counts := e.counts(c)
+	if _, known := e.counted[c]; !known {
+		e.counted[c] = counts[c.addr] > 0
+	}
+	if counts[c.addr] += by; counts[c.addr] == 0 {
+		delete(counts, c.addr)
 	}
 }
 
-// hairpins tells which addresses reach themselves.
-func (e *editor) hairpins() {
-	for a, was := range e.selves {
-		element := nft.Element{Key: nft.Concat(a, a)}
-		switch is := e.own[a] > 0; {
+// countedOnes tells of addresses that have come and gone.
+func (e *editor) countedOnes() {
+	for c, was := range e.counted {
+		set, element := c.in()
+		switch is := e.counts(c)[c.addr] > 0; {
 		case was && !is:
-			e.delete(itself(a.Is6()), element)
+			e.delete(set, element)
 		case is && !was:
-			e.add(itself(a.Is6()), element)
+			e.add(set, element)
 		}
 	}
 }
@@ -407,8 +434,11 @@ func (p *program) table() (nft.Table, error) {
 		e.move(at, front{}, *f)
 		e.guard(at, f.from)
 	}
-	for a := range p.own {
-		e.add(itself(a.Is6()), nft.Element{Key: nft.Concat(a, a)})
+	for named, addrs := range map[bool]map[netip.Addr]int{false: p.own, true: p.named} {
+		for a := range addrs {
+			set, element := counted{a, named}.in()
+			e.add(set, element)
+		}
 	}
 	return t, t.Apply(e.change())
 }

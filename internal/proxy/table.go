@@ -32,6 +32,7 @@ const priorityRanges = nft.PriorityDstNAT - 10
 func refused(f flavor) string { return "refuse-" + f.name() }
 func guarded(v6 bool) string  { return flavor{v6: v6}.name() + "-guarded" }
 func allowed(v6 bool) string  { return flavor{v6: v6}.name() + "-allowed" }
+func namedSet(v6 bool) string { return flavor{v6: v6}.name() + "-named" }
 func itself(v6 bool) string   { return flavor{v6: v6}.name() + "-itself" }
 
 // skeleton is the table without any Service.
@@ -70,6 +71,7 @@ func skeleton(n Network) nft.Table {
 		if six && v6 || !six && v4 {
 			guard(n, six, &t, &ranges)
 			masquerade(n, six, &t, &postrouting)
+			unnamed(six, &t, &refuse)
 		}
 	}
 	t.Chains = append(t.Chains, ranges, prerouting, output, postrouting, refuse)
@@ -79,6 +81,14 @@ func skeleton(n Network) nft.Table {
 		t.Chains = append(t.Chains, nft.Chain{Name: name, Base: &nft.Base{Hook: hook, Priority: nft.PriorityFilter}, Rules: rules})
 	}
 	return t
+}
+
+// unnamed refuses what is sent to a load balancer's address and to no port of a Service there. The address is no machine's: it would be sent back to the link
+// that it came from.
+func unnamed(v6 bool, t *nft.Table, refuse *nft.Chain) {
+	t.Sets = append(t.Sets, nft.Set{Name: namedSet(v6), Key: nft.Type{nft.AddrOf(v6)}})
+	refuse.Rules = append(refuse.Rules, nft.Refuse("a load balancer's address, at no port of a Service",
+		nft.ToLocal{Not: true}, nft.Family{V6: v6}, nft.Load{What: nft.DestinationOf(v6), Into: 4}, nft.InSet{Set: namedSet(v6), Key: 4})...)
 }
 
 // fromOutside matches packets that come neither from a pod nor from this node.

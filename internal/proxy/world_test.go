@@ -228,6 +228,9 @@ func scenes() map[string]scene {
 				"a pod in the ranges may":                 {from: "podB", to: "192.0.2.1:80", want: "podA podB podC", as: "podB gateway"},
 				"a pod outside of them may not":           {from: "podC", to: "192.0.2.1:80", want: "dropped"},
 				"without endpoints it is refused":         {from: "outside", to: "203.0.113.7:80", want: "refused"},
+				"another port of it is refused":           {from: "outside", to: "203.0.113.5:81", want: "refused"},
+				"another port of it, from a pod":          {from: "podB", to: "203.0.113.5:81", want: "refused"},
+				"another port of it, from the node":       {from: "node", to: "203.0.113.5:81", want: "refused"},
 			},
 		},
 		"external IPs": {

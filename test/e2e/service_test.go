@@ -394,6 +394,10 @@ func TestAnAddressOfAPool(t *testing.T) {
 	if got := hosts(t, 4, ask); len(got) != 4 {
 		t.Errorf("from outside %v answered", got)
 	}
+	out, err := exec.Command(away[0], slices.Concat(away[1:], []string{"curl", "-sS", "--noproxy", "*", "--max-time", "20", "http://192.0.2.100:81/"})...).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "Failed to connect") || strings.Contains(string(out), "timed out") {
+		t.Errorf("another port of the address: %v\n%s", err, out)
+	}
 	if got := hosts(t, 4, func() (string, error) { return askOnce("http://192.0.2.100/") }); len(got) != 4 {
 		t.Errorf("from the node %v answered", got)
 	}
