@@ -54,5 +54,6 @@ func Steps(table *resource.Table, c *cache.Cache) []Step {
 		Priority{},
 		DefaultTolerationSeconds{},
 		CertificateRequests{},
+		newDefaultIngressClass(table, c),
 	}
 }
