@@ -17,9 +17,9 @@ func TestTheNewestDefaultIngressClassIsTheOne(t *testing.T) {
 		of   []*networkingv1.IngressClass
 		want string
 	}{
-		"one":                     {[]*networkingv1.IngressClass{class("a", 0)}, "a"},
-		"the newest":              {[]*networkingv1.IngressClass{class("a", 0), class("c", time.Hour), class("b", time.Minute)}, "c"},
-		"of one time, by name":    {[]*networkingv1.IngressClass{class("b", 0), class("a", 0)}, "a"},
+		"one":                      {[]*networkingv1.IngressClass{class("a", 0)}, "a"},
+		"the newest":               {[]*networkingv1.IngressClass{class("a", 0), class("c", time.Hour), class("b", time.Minute)}, "c"},
+		"of one time, by name":     {[]*networkingv1.IngressClass{class("b", 0), class("a", 0)}, "a"},
 		"the newest, then by name": {[]*networkingv1.IngressClass{class("a", 0), class("c", time.Hour), class("b", time.Hour)}, "b"},
 	} {
 		if got := newest(c.of).Name; got != c.want {
