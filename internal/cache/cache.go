@@ -33,10 +33,16 @@ var (
 	ErrStopped = errors.New("cache has stopped")
 )
 
+// Source is what a cache is fed by, in the words of store.Store, which is one. Keys that belong to no kind of the cache are passed over.
+type Source interface {
+	List(ctx context.Context, prefix string) ([]store.Record, int64, error)
+	Watch(ctx context.Context, prefix string, after int64) (<-chan []store.Event, func() error, error)
+}
+
 // Cache is the current state. Its zero value is not usable; see New.
 type Cache struct {
 	table *resource.Table
-	store store.Store
+	store Source
 	log   *slog.Logger
 	now   func() time.Time
 
@@ -62,7 +68,7 @@ type room struct {
 }
 
 // New makes a cache of the kinds in table. It starts nothing; Run fills it.
-func New(table *resource.Table, src store.Store, log *slog.Logger) *Cache {
+func New(table *resource.Table, src Source, log *slog.Logger) *Cache {
 	c := &Cache{
 		table: table, store: src, log: log, now: time.Now,
 		index: map[*resource.Kind]int{}, byPrefix: map[string]*resource.Kind{},

@@ -11,13 +11,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -30,28 +33,43 @@ import (
 // Config says where the server is, and who calls.
 type Config struct {
 	Server string          // https://HOST:PORT
+	Others []string        // servers of the same cluster: one that does not answer is left for the next
 	TLS    *tls.Config     // whom to trust and who calls: pki.ClientTLS, or what FromKubeconfig reads
 	Table  *resource.Table // the kinds that can be spoken about
 	Agent  string          // User-Agent; default "sampan"
+	Bearer string          // a token that says who calls, where no certificate does
+	// Ping is how long a connection may be silent before the other end is asked whether it is there, and how long it has for its answer; default 30 s.
+	// It also bounds the pause between attempts to watch: 15 s by default.
+	Ping time.Duration
 
 	Namespace string // that a kubeconfig's context names; the client itself takes no notice
 }
 
-// Client speaks to one server. It may be used from many goroutines.
+// Client speaks to one cluster. It may be used from many goroutines.
 type Client struct {
-	base  *url.URL
-	http  *http.Client
-	agent string
-	kinds map[reflect.Type]*resource.Kind
+	bases     []*url.URL // of the servers
+	current   atomic.Int32
+	http      *http.Client
+	agent     string
+	bearer    string
+	lastDelay time.Duration
+	kinds     map[reflect.Type]*resource.Kind
 }
 
 // New makes a client. It connects when it is first used.
 func New(cfg Config) (*Client, error) {
-	base, err := url.Parse(cfg.Server)
-	if err != nil || base.Host == "" {
-		return nil, fmt.Errorf("make client: %q is no server's address", cfg.Server)
+	c := &Client{agent: cfg.Agent, bearer: cfg.Bearer, lastDelay: lastDelay, kinds: map[reflect.Type]*resource.Kind{}}
+	for _, server := range append([]string{cfg.Server}, cfg.Others...) {
+		base, err := url.Parse(server)
+		if err != nil || base.Host == "" {
+			return nil, fmt.Errorf("make client: %q is no server's address", server)
+		}
+		c.bases = append(c.bases, base)
 	}
-	c := &Client{base: base, agent: cfg.Agent, kinds: map[reflect.Type]*resource.Kind{}}
+	ping := 30 * time.Second
+	if cfg.Ping > 0 {
+		ping, c.lastDelay = cfg.Ping, min(c.lastDelay, cfg.Ping)
+	}
 	if c.agent == "" {
 		c.agent = "sampan"
 	}
@@ -62,7 +80,8 @@ func New(cfg Config) (*Client, error) {
 		TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
 		DisableCompression: true, MaxIdleConnsPerHost: 8,
 		// A connection whose other end is gone without a word is found out by a ping, so that no watch hangs on it for ever.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: ping, PingTimeout: max(ping/2, time.Second)},
+		DialContext: (&net.Dialer{Timeout: min(ping, 10*time.Second)}).DialContext,
 	}}
 	return c, nil
 }
@@ -174,28 +193,41 @@ const pageSize = 500
 func List[T resource.Object](ctx context.Context, c *Client, s Selection) ([]T, string, error) {
 	k := kindOf[T](c)
 	var all []T
+	version, err := c.list(ctx, k, s, func() { all = nil }, func(body []byte) error {
+		obj := k.New()
+		if err := decodeBody(body, k.GroupVersionKind, obj); err != nil {
+			return err
+		}
+		all = append(all, obj.(T))
+		return nil
+	})
+	return all, version, err
+}
+
+// list reads all pages of a list, and gives each object's message to item; what was given is void after anew.
+func (c *Client) list(ctx context.Context, k *resource.Kind, s Selection, anew func(), item func(body []byte) error) (version string, err error) {
 	q := s.query()
 	q.Set("limit", strconv.Itoa(pageSize))
 	for {
 		r, err := c.request(ctx, http.MethodGet, path(k, s.Namespace, "", ""), q, nil, "")
 		if err != nil {
-			return nil, "", fmt.Errorf("list %s: %w", k.Plural, err)
+			return "", fmt.Errorf("list %s: %w", k.Plural, err)
 		}
 		data, err := c.do(r)
 		if err != nil {
 			if q.Get("continue") != "" && apierrors.IsResourceExpired(err) {
 				q.Del("continue") // the revision is gone while we read: begin again
-				all = nil
+				anew()
 				continue
 			}
-			return nil, "", fmt.Errorf("list %s: %w", k.Plural, err)
+			return "", fmt.Errorf("list %s: %w", k.Plural, err)
 		}
-		meta, err := decodeList(data, k, func(obj resource.Object) { all = append(all, obj.(T)) })
+		meta, err := decodeList(data, item)
 		if err != nil {
-			return nil, "", fmt.Errorf("list %s: %w", k.Plural, err)
+			return "", fmt.Errorf("list %s: %w", k.Plural, err)
 		}
 		if meta.Continue == "" {
-			return all, meta.ResourceVersion, nil
+			return meta.ResourceVersion, nil
 		}
 		q.Set("continue", meta.Continue)
 	}
@@ -231,8 +263,9 @@ func one[T resource.Object](c *Client, k *resource.Kind, what string, make func(
 }
 
 func (c *Client) request(ctx context.Context, method, path string, q url.Values, body []byte, contentType string) (*http.Request, error) {
-	to := *c.base
-	to.RawPath = strings.TrimSuffix(c.base.EscapedPath(), "/") + path
+	base := c.bases[c.current.Load()]
+	to := *base
+	to.RawPath = strings.TrimSuffix(base.EscapedPath(), "/") + path
 	var err error
 	if to.Path, err = url.PathUnescape(to.RawPath); err != nil {
 		return nil, err
@@ -251,12 +284,29 @@ func (c *Client) request(ctx context.Context, method, path string, q url.Values,
 	if contentType != "" {
 		r.Header.Set("Content-Type", contentType)
 	}
+	if c.bearer != "" {
+		r.Header.Set("Authorization", "Bearer "+c.bearer)
+	}
 	return r, nil
+}
+
+// Server is where the next request goes.
+func (c *Client) Server() string { return c.bases[c.current.Load()].String() }
+
+// send sends a request. A server that cannot be reached is left for the next one; whoever asks again asks that.
+func (c *Client) send(r *http.Request) (*http.Response, error) {
+	response, err := c.http.Do(r)
+	if err != nil && !errors.Is(r.Context().Err(), context.Canceled) {
+		if was := c.current.Load(); c.bases[was].Host == r.URL.Host {
+			c.current.CompareAndSwap(was, (was+1)%int32(len(c.bases)))
+		}
+	}
+	return response, err
 }
 
 // do sends a request and reads the answer whole. An answer that is no success is an error.
 func (c *Client) do(r *http.Request) ([]byte, error) {
-	response, err := c.http.Do(r)
+	response, err := c.send(r)
 	if err != nil {
 		return nil, err
 	}
@@ -302,3 +352,32 @@ func reasonOf(code int) metav1.StatusReason {
 
 // errFormat says that what came is not Kubernetes' protobuf.
 var errFormat = errors.New("the answer is not in Kubernetes' protobuf")
+
+// CreateToken asks for a token of a service account.
+func CreateToken(ctx context.Context, c *Client, namespace, account string, asked *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	gvk := authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")
+	fail := func(err error) (*authenticationv1.TokenRequest, error) {
+		return nil, fmt.Errorf("make a token of service account %s/%s: %w", namespace, account, err)
+	}
+	body, err := asked.Marshal()
+	if err != nil {
+		return fail(err)
+	}
+	data, err := wrap(gvk, body)
+	if err != nil {
+		return fail(err)
+	}
+	at := "/api/v1/namespaces/" + url.PathEscape(namespace) + "/serviceaccounts/" + url.PathEscape(account) + "/token"
+	r, err := c.request(ctx, http.MethodPost, at, nil, data, runtime.ContentTypeProtobuf)
+	if err != nil {
+		return fail(err)
+	}
+	if data, err = c.do(r); err != nil {
+		return fail(err)
+	}
+	made := &authenticationv1.TokenRequest{}
+	if err := decode(data, gvk, made); err != nil {
+		return fail(err)
+	}
+	return made, nil
+}

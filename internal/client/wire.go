@@ -56,14 +56,23 @@ func encode(k *resource.Kind, obj resource.Object) ([]byte, error) {
 
 // decode reads an object of that kind.
 func decode(data []byte, want schema.GroupVersionKind, into runtime.Object) error {
-	unknown, err := unwrap(data)
+	body, err := bodyOf(data, want)
 	if err != nil {
 		return err
 	}
-	if got := schema.FromAPIVersionAndKind(unknown.APIVersion, unknown.Kind); got != want {
-		return fmt.Errorf("the answer is a %s instead of a %s", got, want)
+	return decodeBody(body, want, into)
+}
+
+// bodyOf is the message of an object of that kind.
+func bodyOf(data []byte, want schema.GroupVersionKind) ([]byte, error) {
+	unknown, err := unwrap(data)
+	if err != nil {
+		return nil, err
 	}
-	return decodeBody(unknown.Raw, want, into)
+	if got := schema.FromAPIVersionAndKind(unknown.APIVersion, unknown.Kind); got != want {
+		return nil, fmt.Errorf("the answer is a %s instead of a %s", got, want)
+	}
+	return unknown.Raw, nil
 }
 
 func decodeBody(body []byte, gvk schema.GroupVersionKind, into runtime.Object) error {
@@ -79,7 +88,7 @@ func decodeBody(body []byte, gvk schema.GroupVersionKind, into runtime.Object) e
 }
 
 // decodeList reads a list, which is {1: ListMeta, 2: items} for every kind, item by item.
-func decodeList(data []byte, k *resource.Kind, item func(resource.Object)) (meta metav1.ListMeta, err error) {
+func decodeList(data []byte, item func(body []byte) error) (meta metav1.ListMeta, err error) {
 	unknown, err := unwrap(data)
 	if err != nil {
 		return meta, err
@@ -100,11 +109,9 @@ func decodeList(data []byte, k *resource.Kind, item func(resource.Object)) (meta
 				return meta, fmt.Errorf("%w: %w", errFormat, err)
 			}
 		case 2:
-			obj := k.New()
-			if err := decodeBody(field, k.GroupVersionKind, obj); err != nil {
+			if err := item(field); err != nil {
 				return meta, err
 			}
-			item(obj)
 		}
 	}
 	return meta, nil

@@ -25,15 +25,28 @@ import (
 	"sampan.dev/internal/resource"
 )
 
+// Reader shows what a cache has of one node's pods, wherever the cache is fed from.
+type Reader struct {
+	cache          *cache.Cache
+	node           string
+	pods, services *resource.Kind
+}
+
+// NewReader makes the view of the agent of one node. It must be given to agent.New before the cache runs.
+func NewReader(table *resource.Table, c *cache.Cache, node string) *Reader {
+	pods, _ := table.ByKind(corev1.SchemeGroupVersion.WithKind("Pod"))
+	services, _ := table.ByKind(corev1.SchemeGroupVersion.WithKind("Service"))
+	return &Reader{cache: c, node: node, pods: pods, services: services}
+}
+
 // Access is an agent's view of the API and its writer.
 type Access struct {
-	cache    *cache.Cache
+	*Reader
 	registry *registry.Registry
-	node     string
 	who      *auth.Identity
 	tokens   *tokens.Issuer // nil: pods get no tokens
 
-	pods, nodes, leases, configs, secrets, services *resource.Kind
+	nodes, leases, configs, secrets *resource.Kind
 }
 
 var (
@@ -48,42 +61,41 @@ func New(table *resource.Table, c *cache.Cache, r *registry.Registry, node strin
 		return k
 	}
 	return &Access{
-		cache: c, registry: r, node: node,
-		who:  &auth.Identity{Name: "system:node:" + node, Groups: []string{"system:nodes", "system:authenticated"}},
-		pods: kind("", "pods"), nodes: kind("", "nodes"), configs: kind("", "configmaps"), secrets: kind("", "secrets"),
-		leases: kind("coordination.k8s.io", "leases"), services: kind("", "services"),
+		Reader: NewReader(table, c, node), registry: r,
+		who:   &auth.Identity{Name: "system:node:" + node, Groups: []string{"system:nodes", "system:authenticated"}},
+		nodes: kind("", "nodes"), configs: kind("", "configmaps"), secrets: kind("", "secrets"), leases: kind("coordination.k8s.io", "leases"),
 	}
 }
 
 // Ready implements agent.View.
-func (a *Access) Ready() <-chan struct{} { return a.cache.Ready() }
+func (r *Reader) Ready() <-chan struct{} { return r.cache.Ready() }
 
 const nodeField = "spec.nodeName"
 
 // Pods implements agent.View.
-func (a *Access) Pods() []*corev1.Pod {
+func (r *Reader) Pods() []*corev1.Pod {
 	var pods []*corev1.Pod
-	for o := range a.cache.Snapshot().List(a.pods, cache.Selection{Fields: fields.OneTermEqualSelector(nodeField, a.node)}) {
+	for o := range r.cache.Snapshot().List(r.pods, cache.Selection{Fields: fields.OneTermEqualSelector(nodeField, r.node)}) {
 		pods = append(pods, cache.Typed[*corev1.Pod](o))
 	}
 	return pods
 }
 
-func (a *Access) mine(o *cache.Object) *corev1.Pod {
-	if o == nil || o.Field(nodeField) != a.node {
+func (r *Reader) mine(o *cache.Object) *corev1.Pod {
+	if o == nil || o.Field(nodeField) != r.node {
 		return nil
 	}
 	return cache.Typed[*corev1.Pod](o)
 }
 
 // Pod implements agent.View.
-func (a *Access) Pod(namespace, name string) *corev1.Pod {
-	return a.mine(a.cache.Snapshot().Get(a.pods, namespace, name))
+func (r *Reader) Pod(namespace, name string) *corev1.Pod {
+	return r.mine(r.cache.Snapshot().Get(r.pods, namespace, name))
 }
 
 // Services implements agent.View.
-func (a *Access) Services(namespace string) (all []*corev1.Service) {
-	for o := range a.cache.Snapshot().List(a.services, cache.Selection{Namespace: namespace}) {
+func (r *Reader) Services(namespace string) (all []*corev1.Service) {
+	for o := range r.cache.Snapshot().List(r.services, cache.Selection{Namespace: namespace}) {
 		all = append(all, cache.Typed[*corev1.Service](o))
 	}
 	return all
@@ -108,9 +120,9 @@ func (a *Access) Secret(_ context.Context, namespace, name string) (*corev1.Secr
 }
 
 // OnPod implements agent.View.
-func (a *Access) OnPod(changed func(old, new *corev1.Pod)) {
-	a.cache.OnChange(a.pods, func(old, new *cache.Object) {
-		if was, is := a.mine(old), a.mine(new); was != nil || is != nil {
+func (r *Reader) OnPod(changed func(old, new *corev1.Pod)) {
+	r.cache.OnChange(r.pods, func(old, new *cache.Object) {
+		if was, is := r.mine(old), r.mine(new); was != nil || is != nil {
 			changed(was, is)
 		}
 	})

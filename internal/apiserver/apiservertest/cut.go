@@ -12,8 +12,9 @@ import (
 type Cut struct {
 	URL string
 
-	mu    sync.Mutex // guards conns
-	conns []net.Conn
+	mu     sync.Mutex // guards the fields below
+	conns  []net.Conn
+	closed bool
 }
 
 // NewCut listens on loopback and passes on to the server at to.
@@ -41,8 +42,16 @@ func NewCut(t testing.TB, to string) *Cut {
 				continue
 			}
 			c.mu.Lock()
-			c.conns = append(c.conns, front, back)
+			closed := c.closed
+			if !closed {
+				c.conns = append(c.conns, front, back)
+			}
 			c.mu.Unlock()
+			if closed {
+				front.Close()
+				back.Close()
+				continue
+			}
 			for _, pair := range [][2]net.Conn{{front, back}, {back, front}} {
 				running.Go(func() {
 					_, _ = io.Copy(pair[0], pair[1])
@@ -68,4 +77,19 @@ func (c *Cut) Break() {
 		conn.Close()
 	}
 	c.conns = nil
+}
+
+// Close ends all connections there are, and lets no new ones through until Open.
+func (c *Cut) Close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.Break()
+}
+
+// Open lets connections through again.
+func (c *Cut) Open() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = false
 }
