@@ -10,8 +10,18 @@ import (
 // leaseNamespace holds one Lease for each node, of the node's name.
 const leaseNamespace = corev1.NamespaceNodeLease
 
-// node allows a node what it needs, and nothing of other nodes: itself, the pods bound to it with their status, its lease, events,
-// and of ConfigMaps, Secrets and service accounts those that its pods name.
+// NetworkName is the ConfigMap in kube-system that tells nodes the cluster's address ranges.
+const NetworkName = "sampan-network"
+
+// BalancerName is the ConfigMap in kube-system that has the settings of load balancers.
+const BalancerName = "sampan-load-balancer"
+
+// reading are the verbs that change nothing.
+var reading = []string{"get", "list", "watch"}
+
+// node allows a node what it needs, and to change nothing of other nodes: itself, the pods bound to it with their status, its lease, events, and of ConfigMaps,
+// Secrets and service accounts those that its pods name. What leads packets and answers for names on every node it may read of all: nodes, namespaces,
+// Services and their endpoints, network policies, and of pods the list that these select from.
 func (r *Rules) node(node string, q *Request) (bool, string) {
 	switch q.Resource + "." + q.Group {
 	case "nodes.":
@@ -24,9 +34,6 @@ func (r *Rules) node(node string, q *Request) (bool, string) {
 			}
 			return q.Subresource == "" || q.Subresource == "status", ""
 		case "list", "watch":
-			if !selects(q, "metadata.name", node) {
-				return false, "can only list/watch nodes with a metadata.name field selector of the node's own name"
-			}
 			return q.Subresource == "", ""
 		}
 	case "pods.":
@@ -41,19 +48,16 @@ func (r *Rules) node(node string, q *Request) (bool, string) {
 		return nodeLease(node, q)
 	case "events.", "events.events.k8s.io":
 		return q.Subresource == "" && slices.Contains([]string{"create", "update", "patch"}, q.Verb), ""
-	case "services.":
-		return q.Subresource == "" && slices.Contains([]string{"get", "list", "watch"}, q.Verb), ""
+	case "services.", "namespaces.", "endpointslices.discovery.k8s.io", "networkpolicies.networking.k8s.io", "servicecidrs.networking.k8s.io":
+		return q.Subresource == "" && slices.Contains(reading, q.Verb), ""
 	}
 	return false, ""
 }
 
 func (r *Rules) nodePods(node string, q *Request) (bool, string) {
 	switch q.Verb {
-	case "list", "watch":
-		if selects(q, "spec.nodeName", node) {
-			return q.Subresource == "", ""
-		}
-		return false, "can only list/watch pods with spec.nodeName field selector"
+	case "list", "watch": // network policies select among the pods of all nodes
+		return q.Subresource == "" && q.Namespace == "", ""
 	case "get", "delete":
 		if q.Subresource != "" {
 			return false, ""
@@ -74,7 +78,7 @@ func (r *Rules) nodePods(node string, q *Request) (bool, string) {
 }
 
 func (r *Rules) nodeConfig(node string, q *Request) (bool, string) {
-	if q.Subresource != "" || !slices.Contains([]string{"get", "list", "watch"}, q.Verb) {
+	if q.Subresource != "" || !slices.Contains(reading, q.Verb) {
 		return false, "can only read resources of this type"
 	}
 	if q.Namespace == "" {
@@ -86,6 +90,9 @@ func (r *Rules) nodeConfig(node string, q *Request) (bool, string) {
 	}
 	if name == "" {
 		return false, "No Object name found"
+	}
+	if q.Resource == "configmaps" && q.Namespace == "kube-system" && (name == NetworkName || name == BalancerName) {
+		return true, ""
 	}
 	for pod := range r.pods(node, q.Namespace) {
 		if pod.Namespace == q.Namespace && Names(pod, q.Resource, name) {
@@ -130,14 +137,6 @@ func nodeLease(node string, q *Request) (bool, string) {
 
 func unrelated(node string) string {
 	return fmt.Sprintf("no relationship found between node '%s' and this object", node)
-}
-
-func selects(q *Request, field, value string) bool {
-	if q.Fields == nil {
-		return false
-	}
-	got, ok := q.Fields.RequiresExactMatch(field)
-	return ok && got == value
 }
 
 // Names says whether the pod names a ConfigMap or a Secret (resource "configmaps" or "secrets") of its namespace.

@@ -18,7 +18,7 @@ import (
 // Routes of ours carry this protocol number, so that Down finds them, and another cluster's are told apart by their metric.
 const routeProtocol = 83
 
-// metric marks the closing route of one instance: high, so that any other route to the same range wins, and made of the id.
+// metric marks the routes of one instance that are on no link of its own: high, so that any other route to the same range wins, and made of the id.
 func (c Config) metric() int {
 	id, _ := strconv.ParseUint(c.ID, 16, 32)
 	return 1<<30 | int(id&(1<<24-1))
@@ -91,8 +91,8 @@ func user(r netlink.Route, dst netip.Prefix) string {
 }
 
 func isOurs(c Config, r netlink.Route) bool {
-	if r.Protocol == routeProtocol && r.Type == unix.RTN_UNREACHABLE {
-		return r.Priority == c.metric()
+	if r.Protocol == routeProtocol && (r.Type == unix.RTN_UNREACHABLE || r.Priority == c.metric()) {
+		return r.Priority == c.metric() // the closing route, or one to another node
 	}
 	if r.LinkIndex == 0 {
 		return false
@@ -279,9 +279,12 @@ func sysctl(name, value string) error {
 	return nil
 }
 
-// removeLinks removes the bridge with what hangs on it, and the closing route. Routes of a link go with it.
+// removeLinks removes the bridge with what hangs on it, the tunnel, the closing route, and those to other nodes. Routes of a link go with it.
 func removeLinks(c Config) error {
 	var errs []error
+	if tunnel, err := netlink.LinkByName(c.Tunnel()); err == nil {
+		errs = append(errs, ignore(netlink.LinkDel(tunnel), "remove link "+c.Tunnel()))
+	}
 	if bridge, err := netlink.LinkByName(c.Bridge()); err == nil {
 		links, err := whole(netlink.LinkList)
 		if err != nil {
@@ -303,7 +306,7 @@ func removeLinks(c Config) error {
 			errs = append(errs, fmt.Errorf("list routes: %w", err))
 		}
 		for _, r := range routes {
-			if r.Type == unix.RTN_UNREACHABLE && r.Priority == c.metric() {
+			if r.Priority == c.metric() {
 				errs = append(errs, ignore(netlink.RouteDel(&r), "remove route to "+r.Dst.String()))
 			}
 		}

@@ -108,9 +108,10 @@ var ErrTaken = errors.New("address range is taken")
 type Network struct {
 	cfg Config
 
-	mu    sync.Mutex // guards ports and more, and orders writes of the table
-	ports map[string][]HostPort
-	more  []netip.Prefix // of Services, besides the first range
+	mu      sync.Mutex // guards the fields below, and orders writes of the table
+	ports   map[string][]HostPort
+	more    []netip.Prefix // of Services, besides the first range
+	tunnels []netip.Addr   // nodes whose packets within UDP are taken
 }
 
 // HostPort is a port of the node that leads to a pod.

@@ -56,6 +56,7 @@ func (n *Network) table() nft.Table {
 	if ports := n.sortedPorts(); len(ports) > 0 {
 		n.publish(&t, ports)
 	}
+	n.guard(&t)
 	return t
 }
 

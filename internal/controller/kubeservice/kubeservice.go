@@ -1,7 +1,7 @@
 //lint:file-ignore SA1019 Endpoints are deprecated, and still served and read
 
 // Package kubeservice keeps the Services that the cluster itself has: default/kubernetes, by which pods reach the API server, and
-// kube-system/kube-dns, by which they resolve names; the ServiceCIDR that says where cluster IPs are from; and kube-public/cluster-info, by which machines join.
+// kube-system/kube-dns, by which they resolve names; the ServiceCIDR that says where cluster IPs are from; kube-public/cluster-info, by which machines join, and kube-system/sampan-network, by which nodes know the cluster's ranges.
 //
 // It watches and writes those objects, and nothing else. Always: the Service kubernetes has the first address of the range, and its endpoints are the
 // API server's address; whoever changes or deletes one of them finds it as it was.
@@ -12,7 +12,9 @@ import (
 	"encoding/base64"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -23,6 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"sampan.dev/internal/auth"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/resource"
 )
@@ -33,6 +36,7 @@ type Config struct {
 	Ranges []netip.Prefix // of Services, the default first
 	DNS    netip.Addr     // of the cluster's DNS server; not valid: there is none
 	CA     []byte         // PEM: the cluster's authority, told to whoever wants to join; nil: not told
+	Pods   []netip.Prefix // ranges of pods, told to nodes; none: not told
 }
 
 // View shows the current object of a kind, shared, or nil.
@@ -137,13 +141,17 @@ func objects(cfg Config) map[loop.Key]wanted {
 	if cfg.CA != nil {
 		add(clusterInfo(cfg))
 	}
+	if len(cfg.Pods) > 0 {
+		add(configMap("kube-system", auth.NetworkName, map[string]string{
+			PodRanges: list(cfg.Pods), ServiceRanges: list(cfg.Ranges), DNSAddress: cfg.DNS.String(),
+		}))
+	}
 	return all
 }
 
 // clusterInfo is what a machine that wants to join asks for first, without being known: where the cluster is, and its authority. What it is told it compares with
 // what its join token says (as kubeadm has it).
 func clusterInfo(cfg Config) wanted {
-	const key = "kubeconfig"
 	text := fmt.Sprintf(`apiVersion: v1
 clusters:
 - cluster:
@@ -156,18 +164,46 @@ kind: Config
 preferences: {}
 users: null
 `, base64.StdEncoding.EncodeToString(cfg.CA), cfg.Server)
+	return configMap("kube-public", "cluster-info", map[string]string{"kubeconfig": text})
+}
+
+// Keys of what nodes are told: address ranges, one of each family, by commas; and the DNS server's address.
+const (
+	PodRanges     = "podRanges"
+	ServiceRanges = "serviceRanges"
+	DNSAddress    = "dns"
+)
+
+func list(ranges []netip.Prefix) string {
+	var all []string
+	for _, r := range ranges {
+		all = append(all, r.Masked().String())
+	}
+	return strings.Join(all, ",")
+}
+
+// configMap has these keys, and may have others.
+func configMap(namespace, name string, data map[string]string) wanted {
 	return wanted{
 		kind: "ConfigMap",
 		make: func() resource.Object {
-			return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-public", Name: "cluster-info"}, Data: map[string]string{key: text}}
+			return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Data: data}
 		},
-		same: func(o resource.Object) bool { return o.(*corev1.ConfigMap).Data[key] == text },
+		same: func(o resource.Object) bool {
+			have := o.(*corev1.ConfigMap).Data
+			for key, value := range data {
+				if have[key] != value {
+					return false
+				}
+			}
+			return true
+		},
 		fill: func(have, _ resource.Object) {
 			m := have.(*corev1.ConfigMap)
 			if m.Data == nil {
 				m.Data = map[string]string{}
 			}
-			m.Data[key] = text
+			maps.Copy(m.Data, data)
 		},
 	}
 }
@@ -248,15 +284,12 @@ func slice(at netip.AddrPort) wanted {
 
 // cidr is the ServiceCIDR of the cluster's own ranges, which is always ready.
 func cidr(ranges []netip.Prefix) wanted {
-	var list []string
-	for _, r := range ranges {
-		list = append(list, r.Masked().String())
-	}
+	all := strings.Split(list(ranges), ",")
 	ready := metav1.Condition{Type: networking.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "", Message: "Kubernetes default Service CIDR is ready"}
 	return wanted{
 		kind: "ServiceCIDR", sub: "status",
 		make: func() resource.Object {
-			return &networking.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networking.ServiceCIDRSpec{CIDRs: list}}
+			return &networking.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networking.ServiceCIDRSpec{CIDRs: all}}
 		},
 		same: func(o resource.Object) bool {
 			return meta.IsStatusConditionTrue(o.(*networking.ServiceCIDR).Status.Conditions, networking.ServiceCIDRConditionReady)

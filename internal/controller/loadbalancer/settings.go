@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"sampan.dev/internal/auth"
 )
 
 // Config is what the command line says, and what holds where no ConfigMap says otherwise.
@@ -19,7 +21,7 @@ type Config struct {
 // Namespace and Name are those of the ConfigMap that changes the settings of a running cluster.
 const (
 	Namespace = "kube-system"
-	Name      = "sampan-load-balancer"
+	Name      = auth.BalancerName
 )
 
 // Keys of the ConfigMap, and what may be there.
