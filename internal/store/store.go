@@ -92,7 +92,7 @@ type Store interface {
 
 	// ApplyAll makes several changes of different keys, or none of them, and answers with their records in the same order. What fails one fails all, as for
 	// Apply; of several keys that are not at the revision expected, the error names the first. A crash before the answer may leave the first ones
-	// done without the later: never the other way round.
+	// done without the later: never the other way round. Each takes a revision of its own, or all share one, as in etcd; then one batch has all events.
 	ApplyAll(ctx context.Context, writes []Write) ([]Record, error)
 
 	// Get reads one key, ErrNotFound if it does not exist. It sees every write answered before it was called.

@@ -1,0 +1,130 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// memberTimeout is how long a member has to say how it is.
+const memberTimeout = 1500 * time.Millisecond
+
+// Member is what one endpoint says of itself.
+type Member struct {
+	Endpoint string
+	Err      error // why it does not answer, or is of no use
+	ID       uint64
+	Leads    uint64 // the ID of the leader it knows; 0 for none
+	Version  string
+	Size     int64 // bytes of its database file
+	InUse    int64 // bytes of that which are in use
+	Quota    int64 // bytes it may have
+	Revision int64
+}
+
+// Members asks every endpoint, all at once.
+func (s *Store) Members(ctx context.Context) []Member {
+	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
+	defer cancel()
+	members := make([]Member, len(s.cfg.Endpoints))
+	var group sync.WaitGroup
+	for i, e := range s.cfg.Endpoints {
+		group.Go(func() { members[i] = s.member(ctx, e) })
+	}
+	group.Wait()
+	s.health.mu.Lock()
+	defer s.health.mu.Unlock()
+	s.health.at, s.health.members = time.Now(), members
+	return members
+}
+
+func (s *Store) member(ctx context.Context, endpoint string) Member {
+	status, err := s.client.Status(ctx, endpoint)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("no answer within %v", memberTimeout)
+		}
+		return Member{Endpoint: endpoint, Err: err}
+	}
+	m := Member{
+		Endpoint: endpoint, ID: status.Header.MemberId, Leads: status.Leader, Version: status.Version, Size: status.DbSize, InUse: status.DbSizeInUse,
+		Quota: status.DbSizeQuota, Revision: status.Header.Revision,
+	}
+	switch {
+	case len(status.Errors) > 0:
+		m.Err = errors.New(strings.Join(status.Errors, ", "))
+	case status.Leader == 0:
+		m.Err = errors.New("knows no leader")
+	}
+	return m
+}
+
+// health remembers what members said last, so that many requests that fail at once do not each ask again.
+type health struct {
+	mu      sync.Mutex
+	at      time.Time
+	members []Member
+	asking  sync.Mutex
+}
+
+// whoAnswers says in words which endpoints answer and what is wrong with the others.
+func (s *Store) whoAnswers(ctx context.Context) string {
+	s.health.asking.Lock()
+	defer s.health.asking.Unlock()
+	s.health.mu.Lock()
+	members, fresh := s.health.members, time.Since(s.health.at) < 2*time.Second
+	s.health.mu.Unlock()
+	if !fresh {
+		members = s.Members(ctx)
+	}
+	return describe(members)
+}
+
+func describe(members []Member) string {
+	words := make([]string, len(members))
+	for i, m := range members {
+		words[i] = m.Endpoint + ": answers"
+		if m.Err != nil {
+			words[i] = fmt.Sprintf("%s: %v", m.Endpoint, m.Err)
+		}
+	}
+	return strings.Join(words, "; ")
+}
+
+// Ready is nil if etcd answers a read now that a majority of members must agree to. Otherwise it says why not, and what each endpoint says.
+func (s *Store) Ready(ctx context.Context) error {
+	ctx, done, err := s.begin(ctx)
+	if err != nil {
+		return fmt.Errorf("etcd: %w", err)
+	}
+	defer done()
+	ask, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	started := time.Now()
+	resp, err := s.client.Get(ask, CompactKey, clientv3.WithCountOnly())
+	if err != nil {
+		return fmt.Errorf("%w: %w after %v (%s)", ErrUnanswered, err, time.Since(started).Round(time.Millisecond), s.whoAnswers(ctx))
+	}
+	s.saw(resp.Header.Revision)
+	return nil
+}
+
+// Facts are figures to be exported.
+type Facts struct {
+	Revision  int64 // the highest seen
+	Compacted int64 // the highest known to be forgotten
+	Watchers  int
+	Members   []Member // what they said when they were last asked; nil before the first time
+}
+
+// Facts returns the figures as they are known, without asking anybody.
+func (s *Store) Facts() Facts {
+	s.health.mu.Lock()
+	defer s.health.mu.Unlock()
+	return Facts{Revision: s.Revision(), Compacted: s.compacted.Load(), Watchers: int(s.pulse.watchers.Load()), Members: s.health.members}
+}
