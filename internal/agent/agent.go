@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -73,6 +74,8 @@ type API interface {
 	UpdatePodStatus(ctx context.Context, namespace, name string, uid types.UID, change func(*corev1.Pod)) (*corev1.Pod, error)
 	// DeletePod removes the pod of that uid at once (grace 0). A pod that is gone, or another's, is no error.
 	DeletePod(ctx context.Context, namespace, name string, uid types.UID) error
+	// CurrentPod reads a pod of this node as it is now, not as a view has it.
+	CurrentPod(ctx context.Context, namespace, name string) (*corev1.Pod, error)
 	// CreateToken makes a token of a service account, bound to one of this node's pods.
 	CreateToken(ctx context.Context, namespace, account string, asked *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
 }
@@ -108,6 +111,13 @@ type Config struct {
 	PodCIDRs []netip.Prefix    // this node's, one of each family; told to the runtime. None: the node's spec.podCIDRs are used
 	Labels   map[string]string // added to the node's own
 	Taints   []corev1.Taint    // of a node that is registered for the first time
+	// Lease is how long the node's lease is good for, and with that how long the control plane waits before it calls the node unreachable; default 40 s. It is renewed
+	// four times as often, or thereabouts.
+	Lease time.Duration
+	// Unserved says whether no server is running anywhere that could miss this node: then nobody makes its pods again elsewhere. With it the agent fences
+	// itself: it stops pods when it has reached no server for as long as they tolerate that. Nil: it does not.
+	Unserved func(ctx context.Context) bool
+	StateDir string // where what does not outlive a boot is kept; needed with Unserved
 
 	CgroupParent string // path in each hierarchy, "/sampan-ID"; empty: no control groups are made
 	CgroupRoot   string // default /sys/fs/cgroup
@@ -146,6 +156,7 @@ func (c *Config) fill() {
 	c.ResolvConf = cmp.Or(c.ResolvConf, "/etc/resolv.conf")
 	c.EtcHosts = cmp.Or(c.EtcHosts, "/etc/hosts")
 	c.MaxPods = cmp.Or(c.MaxPods, 110)
+	c.Lease = cmp.Or(c.Lease, leaseDuration)
 	c.RestartDelay = cmp.Or(c.RestartDelay, 10*time.Second)
 	c.MaxRestartDelay = cmp.Or(c.MaxRestartDelay, 5*time.Minute)
 	c.LogMaxSize = cmp.Or(c.LogMaxSize, 10<<20)
@@ -179,13 +190,21 @@ type Agent struct {
 	prober  *prober
 	node    *nodeKeeper
 
+	clock func() time.Duration // the fence's
+
+	unnoted atomic.Bool // pods have changed since noteGuarded has kept them
+
 	sharing sync.Mutex // held by shareOut
 
 	mu       sync.Mutex // guards the fields below
 	workers  map[types.UID]*worker
 	admitted map[types.UID]*corev1.Pod // pods that have their place on this node
+	fence    fence
+	nodeIP   netip.Addr
+	nodeIP6  netip.Addr
 	draining bool
 	drained  chan struct{}   // gets a value when a worker comes to rest, while draining
+	kept     []byte          // what noteGuarded wrote last
 	running  context.Context // of Run; nil before
 	idle     sync.WaitGroup  // of workers' goroutines
 }
@@ -198,8 +217,13 @@ func New(cfg Config) *Agent {
 		runtime: cri.NewRuntimeServiceClient(cfg.CRI), images: cri.NewImageServiceClient(cfg.CRI),
 		cgroups:  cgroup.New(cfg.CgroupRoot, cfg.CgroupParent),
 		watcher:  logs.NewWatcher(),
+		clock:    sinceBoot,
 		workers:  map[types.UID]*worker{},
 		admitted: map[types.UID]*corev1.Pod{},
+	}
+	a.nodeIP, a.nodeIP6 = cfg.NodeIP, cfg.NodeIP6
+	if cfg.Unserved != nil {
+		a.fence.grace = cfg.Lease
 	}
 	a.volumes = volume.New(filepath.Join(cfg.DataDir, "pods"), cfg.View)
 	a.volumes.Tokens, a.volumes.Due = a.createToken, a.renewTokens
@@ -221,6 +245,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return errors.New("run agent: a listener without TLS")
 	}
 	g.Go(func() error { return a.node.run(ctx) })
+	g.Go(func() error { return a.guard(ctx) })
 	g.Go(func() error {
 		select {
 		case <-a.cfg.View.Ready():
@@ -247,4 +272,33 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// address and address6 are the node's own, of each family; not valid if it has none.
+func (a *Agent) address() netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.nodeIP
+}
+
+func (a *Agent) address6() netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.nodeIP6
+}
+
+// SetAddresses says that the node has other addresses now; the Node and its pods' statuses follow.
+func (a *Agent) SetAddresses(v4, v6 netip.Addr) {
+	a.mu.Lock()
+	same := a.nodeIP == v4 && a.nodeIP6 == v6
+	a.nodeIP, a.nodeIP6 = v4, v6
+	a.mu.Unlock()
+	if same {
+		return
+	}
+	a.log.Warn("the node's address has changed", "address", v4)
+	a.node.again()
+	for _, pod := range a.cfg.View.Pods() {
+		a.mark(key{pod.Namespace, pod.Name, pod.UID})
+	}
 }

@@ -24,6 +24,8 @@ type house struct {
 	dir  string
 	a    *Agent
 	stop func()
+
+	change func(*Agent) // of the next one, before it starts; may be nil
 }
 
 // live runs a test in faked time, with an agent that runs.
@@ -41,6 +43,9 @@ func live(t *testing.T, test func(h *house)) {
 // start starts an agent, as after a restart of the program.
 func (h *house) start() {
 	h.a = newAgent(h.T, h.api, h.rt, h.dir)
+	if h.change != nil {
+		h.change(h.a)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- h.a.Run(ctx) }()

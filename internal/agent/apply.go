@@ -189,7 +189,7 @@ func (w *worker) prepare(ctx context.Context, in Input) error {
 		err = a.makeCgroup(pod)
 	}
 	if err == nil {
-		shown := withAddresses(pod, in.Seen, a.cfg.NodeIP.String())
+		shown := withAddresses(pod, in.Seen, a.address().String())
 		_, err = a.volumes.Setup(ctx, shown)
 	}
 	w.mu.Lock()

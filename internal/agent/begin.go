@@ -124,6 +124,7 @@ func (a *Agent) markFiles() {
 
 // podChanged is called by the view, in order. It only marks.
 func (a *Agent) podChanged(old, new *corev1.Pod) {
+	a.unnoted.Store(true)
 	if old != nil && (new == nil || new.UID != old.UID) {
 		a.mu.Lock()
 		if w := a.workers[old.UID]; w != nil { // else this agent finished it, and the API says so

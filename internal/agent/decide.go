@@ -43,7 +43,7 @@ func Decide(in Input) Plan {
 		p.Ended = true
 		return p
 	}
-	if in.Drain {
+	if in.Drain || in.Fenced {
 		return takeDown(in, CleanNothing, false)
 	}
 	p := keepUp(in)
@@ -188,6 +188,9 @@ func graceOf(in Input) time.Duration {
 		default:
 			seconds = corev1.DefaultTerminationGracePeriodSeconds
 		}
+	}
+	if in.Fenced {
+		seconds = min(seconds, fenceKill)
 	}
 	return time.Duration(max(seconds, 0)) * time.Second
 }

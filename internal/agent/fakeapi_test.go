@@ -36,6 +36,7 @@ type fakeAPI struct {
 	guarded  []string      // pods that network policies were asked for, with their addresses
 	hold     chan struct{} // until when policies are not in force; nil: they are
 	behind   atomic.Bool   // packets for some Service go to each pod
+	away     atomic.Bool   // no server is reached
 
 	mu      sync.Mutex
 	rev     int
@@ -199,6 +200,9 @@ func (f *fakeAPI) UpdateNodeStatus(ctx context.Context, name string, change func
 }
 
 func (f *fakeAPI) RenewLease(_ context.Context, name string, change func(*coordinationv1.Lease)) error {
+	if err := f.unreached(); err != nil {
+		return err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.lease == nil {
@@ -236,6 +240,24 @@ func (f *fakeAPI) DeletePod(_ context.Context, namespace, name string, uid types
 }
 
 // CreateToken makes a text that says for whom.
+func (f *fakeAPI) CurrentPod(_ context.Context, namespace, name string) (*corev1.Pod, error) {
+	if err := f.unreached(); err != nil {
+		return nil, err
+	}
+	if pod := f.Pod(namespace, name); pod != nil {
+		return pod, nil
+	}
+	return nil, apierrors.NewNotFound(corev1.Resource("pods"), name)
+}
+
+// unreached is the error while no server is.
+func (f *fakeAPI) unreached() error {
+	if f.away.Load() {
+		return errors.New("no server answers")
+	}
+	return nil
+}
+
 func (f *fakeAPI) CreateToken(_ context.Context, namespace, account string, asked *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

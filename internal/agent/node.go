@@ -20,11 +20,11 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The lease is renewed on the agent's only timer; on the same tick logs are looked at for their size, and the node's status for
+// The lease is renewed on the agent's only timer; on every tick of these, logs are looked at for their size, and the node's status for
 // changes. An unchanged status is written every heartbeat.
 const (
 	tick          = 10 * time.Second
-	leaseDuration = 40
+	leaseDuration = 40 * time.Second
 	heartbeat     = 5 * time.Minute
 	downAfter     = 10 * time.Second // a runtime that only restarts does not make the node unready
 )
@@ -76,22 +76,28 @@ func (k *nodeKeeper) runtimeIs(up bool) {
 	switch {
 	case up && !k.down.IsZero():
 		k.down = time.Time{}
-		select {
-		case k.wake <- struct{}{}:
-		default:
-		}
+		k.again()
 	case !up && k.down.IsZero():
 		k.down = time.Now()
+	}
+}
+
+// again has the node's status looked at now.
+func (k *nodeKeeper) again() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
 	}
 }
 
 // run registers the node and keeps its status and lease, until ctx ends.
 func (k *nodeKeeper) run(ctx context.Context) error {
 	a := k.agent
-	ticker := time.NewTicker(tick)
+	ticker := time.NewTicker(min(tick, a.cfg.Lease*5/16))
 	defer ticker.Stop()
 	registered, configured := false, false
-	retry := 100 * time.Millisecond
+	var looked time.Time
+	retry, woken := 100*time.Millisecond, true
 	for {
 		var failed error
 		if !configured {
@@ -106,24 +112,34 @@ func (k *nodeKeeper) run(ctx context.Context) error {
 			if err := k.renew(ctx); err != nil {
 				failed = err
 			}
-			if err := k.update(ctx); err != nil {
-				failed = err
-			}
 		}
-		a.rotateLogs(ctx)
+		if now := time.Now(); failed == nil && (woken || now.Sub(looked) >= tick) {
+			if registered {
+				if err := k.update(ctx); err != nil {
+					failed = err
+				}
+			}
+			a.rotateLogs(ctx)
+			looked, woken = now, failed != nil
+		}
 		var soon <-chan time.Time
+		a.noteGuarded()
+		if left := a.enforce(); failed != nil && left > 0 {
+			retry = min(retry, left)
+		}
 		if failed != nil || !configured {
 			if failed != nil && ctx.Err() == nil {
 				a.log.Warn("node", "again", retry, "error", failed)
 			}
 			soon = time.After(retry)
-			retry = min(2*retry, tick)
+			retry = min(2*retry, tick, a.cfg.Lease/4)
 		} else {
 			retry = 100 * time.Millisecond
 		}
 		select {
 		case <-ticker.C:
 		case <-k.wake:
+			woken = true
 		case <-soon:
 		case <-ctx.Done():
 			return nil
@@ -181,6 +197,7 @@ func (k *nodeKeeper) register(ctx context.Context) error {
 		node.Spec.PodCIDRs = k.podCIDRs()
 		node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
 	}
+	a.announceFence(node)
 	k.fillStatus(node, time.Now())
 	made, err := a.cfg.API.CreateNode(ctx, node)
 	if apierrors.IsAlreadyExists(err) {
@@ -193,6 +210,7 @@ func (k *nodeKeeper) register(ctx context.Context) error {
 				n.Labels = map[string]string{}
 			}
 			maps.Copy(n.Labels, node.Labels)
+			a.announceFence(n)
 			if n.Spec.PodCIDR == "" {
 				n.Spec.PodCIDR, n.Spec.PodCIDRs = node.Spec.PodCIDR, node.Spec.PodCIDRs
 			}
@@ -228,9 +246,9 @@ func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
 	s := &node.Status
 	s.Capacity, s.Allocatable = k.cap.DeepCopy(), k.alloc.DeepCopy()
 	hostname := a.cfg.NodeName
-	s.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.cfg.NodeIP.String()}}
-	if a.cfg.NodeIP6.IsValid() {
-		s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a.cfg.NodeIP6.String()})
+	s.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.address().String()}}
+	if v6 := a.address6(); v6.IsValid() {
+		s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: v6.String()})
 	}
 	s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: hostname})
 	s.NodeInfo = k.system
@@ -268,6 +286,9 @@ func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
 func (k *nodeKeeper) update(ctx context.Context) error {
 	a, now := k.agent, time.Now()
 	before := k.last()
+	if current, err := a.cfg.API.Node(ctx, a.cfg.NodeName); err == nil { // others write it, too: who took it for dead
+		before = current
+	}
 	want := before.DeepCopy()
 	k.fillStatus(want, now)
 	if equality.Semantic.DeepEqual(timeless(want.Status), timeless(before.Status)) && now.Sub(k.wrote) < heartbeat {
@@ -311,13 +332,17 @@ func (k *nodeKeeper) renew(ctx context.Context) error {
 	if node := k.last(); node != nil {
 		uid = node.UID
 	}
+	began := k.agent.clock()
 	err := k.agent.cfg.API.RenewLease(ctx, name, func(l *coordinationv1.Lease) {
-		now, duration := metav1.NowMicro(), int32(leaseDuration)
+		now, duration := metav1.NowMicro(), int32(k.agent.cfg.Lease/time.Second)
 		l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &name, &duration, &now
 		if len(l.OwnerReferences) == 0 && uid != "" {
 			l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: name, UID: uid}}
 		}
 	})
+	if err == nil || k.agent.cfg.Unserved != nil && k.agent.cfg.Unserved(ctx) {
+		k.agent.heard(ctx, began)
+	}
 	if err != nil {
 		return fmt.Errorf("renew lease of node %s: %w", name, err)
 	}

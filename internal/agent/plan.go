@@ -110,6 +110,7 @@ type Input struct {
 	Probed   map[string]probe.Verdict // by container ID, of those that have probes and run
 	Behind   bool                     // packets for some Service went to it when its deletion began
 	Drain    bool                     // all pods of the node are to stop, and to be started again later
+	Fenced   bool                     // this one is, since no server is reached: it may be made again elsewhere
 	Now      time.Time
 	Delay    time.Duration // first delay between restarts
 	MaxDelay time.Duration

@@ -94,7 +94,7 @@ func probedContainers(pod *corev1.Pod) (all []*corev1.Container) {
 
 // watch begins to watch one container. The caller holds mu.
 func (p *prober) watch(ctx context.Context, w *worker, pod *corev1.Pod, seen Observed, have *Container) *probe.Watch {
-	pod = withAddresses(pod, seen, p.agent.cfg.NodeIP.String())
+	pod = withAddresses(pod, seen, p.agent.address().String())
 	c, id := containerOf(pod, have.Name), have.ID
 	target := probe.Target{IP: pod.Status.PodIP, Container: c, Exec: func(ctx context.Context, command []string, timeout time.Duration) (int32, string, error) {
 		return p.agent.probeExec(ctx, id, command, timeout)

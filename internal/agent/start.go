@@ -103,7 +103,7 @@ func protocolOf(p corev1.Protocol) cri.Protocol {
 // start creates and starts one container. What goes wrong is noted as its state, and told as an event.
 func (w *worker) start(ctx context.Context, in Input, s Start) error {
 	a := w.agent
-	pod := withAddresses(in.Pod, in.Seen, a.cfg.NodeIP.String())
+	pod := withAddresses(in.Pod, in.Seen, a.address().String())
 	c := containerOf(pod, s.Name)
 	say := func(kind, reason, message string) {
 		a.cfg.Events.Record(events.Container(pod, s.Name), kind, reason, message)

@@ -68,7 +68,7 @@ func (w *worker) preStop(ctx context.Context, pod *corev1.Pod, seen Observed, s 
 	}
 	ctx, cancel := context.WithDeadline(ctx, s.Kill)
 	defer cancel()
-	if err := w.agent.hook(ctx, withAddresses(pod, seen, w.agent.cfg.NodeIP.String()), c, c.Lifecycle.PreStop, s.ID); err != nil {
+	if err := w.agent.hook(ctx, withAddresses(pod, seen, w.agent.address().String()), c, c.Lifecycle.PreStop, s.ID); err != nil {
 		w.agent.log.Info("preStop hook failed", "pod", w.namespace+"/"+w.name, "container", s.Name, "error", err)
 		w.agent.cfg.Events.Record(events.Container(pod, s.Name), corev1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
 	}

@@ -192,7 +192,8 @@ func (w *worker) pass(ctx context.Context) bool {
 // input is what is known now, as values that will not change under the decision.
 func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 	a := w.agent
-	drain := a.isDraining() // the agent's lock comes before the worker's
+	now := time.Now()
+	drain, fenced := a.isDraining(), a.isFenced(w.uid) // the agent's lock comes before the worker's
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.noteRunning(seen)
@@ -204,7 +205,7 @@ func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 	if pod != nil && pod.DeletionTimestamp != nil && !w.behind {
 		w.behind = a.behindService(pod)
 	}
-	in := Input{Pod: pod, Seen: seen, Work: work, Behind: w.behind, Probed: a.prober.verdicts(w.uid), Drain: drain, Now: time.Now(), Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
+	in := Input{Pod: pod, Seen: seen, Work: work, Behind: w.behind, Probed: a.prober.verdicts(w.uid), Drain: drain, Fenced: fenced, Now: now, Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
 	if pod == nil && in.Seen.Grace == 0 && w.pod != nil && w.pod.Spec.TerminationGracePeriodSeconds != nil {
 		in.Seen.Grace = *w.pod.Spec.TerminationGracePeriodSeconds
 	}
@@ -229,7 +230,7 @@ func (w *worker) down(in Input, plan Plan) {
 
 // finish reports the status once there is nothing to do, and forgets a pod of which nothing is left.
 func (w *worker) finish(ctx context.Context, in Input, plan Plan) bool {
-	if in.Pod != nil && !in.Drain {
+	if in.Pod != nil && !in.Drain && !in.Fenced {
 		if err := w.report(ctx, in, plan); err != nil {
 			if ctx.Err() == nil {
 				w.retry("write status", err)
@@ -261,6 +262,7 @@ func (a *Agent) forget(w *worker) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(a.admitted, w.uid)
+	delete(a.fence.stopped, w.uid)
 	if !w.dirty && a.workers[w.uid] == w {
 		delete(a.workers, w.uid)
 	}
@@ -269,7 +271,7 @@ func (a *Agent) forget(w *worker) {
 // report writes the pod's status, if it is not what the API has.
 func (w *worker) report(ctx context.Context, in Input, plan Plan) error {
 	a := w.agent
-	of := statusOf{Input: in, Plan: plan, HostIP: a.cfg.NodeIP.String(), HostIP6: text(a.cfg.NodeIP6), Runtime: a.node.runtimeName()}
+	of := statusOf{Input: in, Plan: plan, HostIP: a.address().String(), HostIP6: text(a.address6()), Runtime: a.node.runtimeName()}
 	if status := of.status(); equality.Semantic.DeepEqual(&status, &in.Pod.Status) {
 		return nil
 	}

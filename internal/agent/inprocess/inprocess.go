@@ -187,6 +187,14 @@ func (a *Access) UpdatePodStatus(ctx context.Context, namespace, name string, ui
 	return update(a, ctx, a.pods, "status", namespace, name, uid, change)
 }
 
+// CurrentPod implements agent.API.
+func (a *Access) CurrentPod(_ context.Context, namespace, name string) (*corev1.Pod, error) {
+	if pod := a.Pod(namespace, name); pod != nil {
+		return pod, nil
+	}
+	return nil, apierrors.NewNotFound(a.pods.GroupResource(), name)
+}
+
 // DeletePod implements agent.API.
 func (a *Access) DeletePod(ctx context.Context, namespace, name string, uid types.UID) error {
 	grace := int64(0)

@@ -38,8 +38,10 @@ const (
 // Access is an agent's view of the API and its writer. It is run beside the cache.
 type Access struct {
 	*inprocess.Reader
-	c       *client.Client
-	configs *configs
+	c        *client.Client
+	mirrored *cache.Cache
+	nodes    *resource.Kind
+	configs  *configs
 
 	mu    sync.Mutex // guards lease
 	lease *coordinationv1.Lease
@@ -53,7 +55,8 @@ var (
 
 // New makes the access of the agent of one node. It must be made, and given to agent.New, before the cache runs.
 func New(table *resource.Table, mirrored *cache.Cache, c *client.Client, node string) *Access {
-	a := &Access{Reader: inprocess.NewReader(table, mirrored, node), c: c}
+	a := &Access{Reader: inprocess.NewReader(table, mirrored, node), c: c, mirrored: mirrored}
+	a.nodes, _ = table.ByKind(corev1.SchemeGroupVersion.WithKind("Node"))
 	a.configs = newConfigs(c, table, a.Pods)
 	return a
 }
@@ -86,6 +89,9 @@ func (a *Access) Secret(ctx context.Context, namespace, name string) (*corev1.Se
 
 // Node implements agent.API.
 func (a *Access) Node(ctx context.Context, name string) (*corev1.Node, error) {
+	if o := a.mirrored.Snapshot().Get(a.nodes, "", name); o != nil {
+		return cache.Typed[*corev1.Node](o), nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return client.Get[*corev1.Node](ctx, a.c, "", name)
@@ -147,6 +153,13 @@ func (a *Access) DeletePod(ctx context.Context, namespace, name string, uid type
 		return nil // a pod that is gone is nobody's
 	}
 	return err
+}
+
+// CurrentPod implements agent.API.
+func (a *Access) CurrentPod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return client.Get[*corev1.Pod](ctx, a.c, namespace, name)
 }
 
 // CreateToken implements agent.API.

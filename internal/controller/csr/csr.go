@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -85,7 +86,7 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 	facts := Facts{Now: time.Now()}
 	if request, err := certificates.ParseRequest(csr.Spec.Request); err == nil {
 		if node := NodeOf(request); node != "" {
-			facts.Node, facts.Key = c.view.Node(node), c.view.Key(node)
+			facts.Node, facts.Key, facts.Rival = c.view.Node(node), c.view.Key(node), c.rival(node, KeyOf(request), facts.Now)
 		}
 	}
 	p := Decide(csr, facts)
@@ -97,6 +98,28 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 		c.MarkAfter(key, p.Again)
 	}
 	return nil
+}
+
+// joining is how long a machine that has been let in is given to make its Node.
+const joining = time.Minute
+
+// rival says whether somebody with another key has just been let in as that node.
+func (c *Controller) rival(node, key string, now time.Time) bool {
+	for _, r := range c.view.Requests() {
+		if r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName {
+			continue
+		}
+		i := slices.IndexFunc(r.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool {
+			return c.Type == certificatesv1.CertificateApproved && now.Sub(c.LastUpdateTime.Time) < joining
+		})
+		if i < 0 {
+			continue
+		}
+		if other, err := certificates.ParseRequest(r.Spec.Request); err == nil && NodeOf(other) == node && KeyOf(other) != key {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Controller) apply(ctx context.Context, csr *certificatesv1.CertificateSigningRequest, f Facts, p Plan) error {

@@ -88,7 +88,7 @@ func TestDecide(t *testing.T) {
 		"a new node":                              {asked: joining, want: "approve"},
 		"a node's name that nobody has any more":  {asked: joining, key: "another", want: "approve"},
 		"a node's name that another key has":      {asked: joining, node: there, key: "another", want: "deny"},
-		"a node without a known key":              {asked: joining, node: there, want: "approve"},
+		"a node without a known key":              {asked: joining, node: there, want: "deny"},
 		"a node that renews itself":               {asked: renewing, node: there, key: "another", want: "approve"},
 		"a node that wants to be another":         {asked: with(renewing, func(a *asked) { a.user = "system:node:thief" }), node: there},
 		"somebody without a token":                {asked: with(joining, func(a *asked) { a.groups = nil }), want: ""},

@@ -58,9 +58,10 @@ type Issue struct {
 
 // Facts are what a decision asks for besides the request.
 type Facts struct {
-	Node *corev1.Node // that the request names, or nil
-	Key  string       // of that node, as it was when it joined; "" if none is known
-	Now  time.Time
+	Node  *corev1.Node // that the request names, or nil
+	Key   string       // of that node, as it was when it joined; "" if none is known
+	Now   time.Time
+	Rival bool // somebody with another key has been let in under that name less than a minute ago, and may not have made its Node yet
 }
 
 // Decide says what a request needs. It is pure.
@@ -136,7 +137,9 @@ func approve(p *Plan, csr *certificatesv1.CertificateSigningRequest, request *x5
 		case own:
 			p.Approve, p.Node, p.Key = "Auto approving self kubelet client certificate after SubjectAccessReview.", node, key
 		case !slices.Contains(csr.Spec.Groups, bootstrappers):
-		case f.Node != nil && f.Key != "" && f.Key != key:
+		case f.Rival:
+			p.Deny = fmt.Sprintf("another machine has just joined as %q: choose another name with --node-name", node)
+		case f.Node != nil && f.Key != key: // also a node of which no key is known: a server's own, or one that a person has made
 			p.Deny = fmt.Sprintf("a node named %q belongs to this cluster already, with another key: choose another name with --node-name, or remove that one first: kubectl delete node %s", node, node)
 		default:
 			p.Approve, p.Node, p.Key = "Auto approving kubelet client certificate after SubjectAccessReview.", node, key
