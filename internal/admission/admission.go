@@ -46,13 +46,17 @@ type state interface {
 	Watch(kind *resource.Kind, sel cache.Selection, after int64) (*cache.Watcher, error)
 }
 
-// Steps returns all steps in their order.
-func Steps(table *resource.Table, c *cache.Cache) []Step {
+// Steps returns all steps in their order. Of the last parameter none or one is given: how long pods tolerate lost nodes.
+func Steps(table *resource.Table, c *cache.Cache, tolerations ...DefaultTolerationSeconds) []Step {
+	var tolerate DefaultTolerationSeconds
+	if len(tolerations) > 0 {
+		tolerate = tolerations[0]
+	}
 	return []Step{
 		newNamespaceLifecycle(table, c),
 		newServiceAccount(table, c),
 		Priority{},
-		DefaultTolerationSeconds{},
+		tolerate,
 		CertificateRequests{},
 		newDefaultIngressClass(table, c),
 	}

@@ -202,18 +202,18 @@ func TestWhatAPodIsGiven(t *testing.T) {
 		priority int32
 		seconds  map[string]int64 // of tolerations of NoExecute; -1: for ever
 	}{
-		{"nothing said", nil, "default", nil, 0, map[string]int64{corev1.TaintNodeNotReady: 300, corev1.TaintNodeUnreachable: 300}},
-		{"an account with secrets", func(s *corev1.PodSpec) { s.ServiceAccountName = "puller" }, "puller", []string{"s1", "s2"}, 0, map[string]int64{corev1.TaintNodeNotReady: 300, corev1.TaintNodeUnreachable: 300}},
+		{"nothing said", nil, "default", nil, 0, map[string]int64{corev1.TaintNodeNotReady: 30, corev1.TaintNodeUnreachable: 30}},
+		{"an account with secrets", func(s *corev1.PodSpec) { s.ServiceAccountName = "puller" }, "puller", []string{"s1", "s2"}, 0, map[string]int64{corev1.TaintNodeNotReady: 30, corev1.TaintNodeUnreachable: 30}},
 		{"secrets of its own", func(s *corev1.PodSpec) {
 			s.ServiceAccountName, s.ImagePullSecrets = "puller", []corev1.LocalObjectReference{{Name: "mine"}}
-		}, "puller", []string{"mine"}, 0, map[string]int64{corev1.TaintNodeNotReady: 300, corev1.TaintNodeUnreachable: 300}},
-		{"critical to the cluster", func(s *corev1.PodSpec) { s.PriorityClassName = "system-cluster-critical" }, "default", nil, 2000000000, map[string]int64{corev1.TaintNodeNotReady: 300, corev1.TaintNodeUnreachable: 300}},
+		}, "puller", []string{"mine"}, 0, map[string]int64{corev1.TaintNodeNotReady: 30, corev1.TaintNodeUnreachable: 30}},
+		{"critical to the cluster", func(s *corev1.PodSpec) { s.PriorityClassName = "system-cluster-critical" }, "default", nil, 2000000000, map[string]int64{corev1.TaintNodeNotReady: 30, corev1.TaintNodeUnreachable: 30}},
 		{"critical to a node", func(s *corev1.PodSpec) {
 			s.PriorityClassName, s.Priority = "system-node-critical", new(int32(2000001000))
-		}, "default", nil, 2000001000, map[string]int64{corev1.TaintNodeNotReady: 300, corev1.TaintNodeUnreachable: 300}},
+		}, "default", nil, 2000001000, map[string]int64{corev1.TaintNodeNotReady: 30, corev1.TaintNodeUnreachable: 30}},
 		{"tolerations of its own", func(s *corev1.PodSpec) { s.Tolerations = []corev1.Toleration{lasting, short} }, "default", nil, 0, map[string]int64{corev1.TaintNodeNotReady: -1, corev1.TaintNodeUnreachable: 7}},
 		{"a toleration of everything", func(s *corev1.PodSpec) { s.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}} }, "default", nil, 0, map[string]int64{}},
-		{"a toleration of another effect", func(s *corev1.PodSpec) { s.Tolerations = []corev1.Toleration{elsewhere} }, "default", nil, 0, map[string]int64{corev1.TaintNodeNotReady: 300, corev1.TaintNodeUnreachable: 300}},
+		{"a toleration of another effect", func(s *corev1.PodSpec) { s.Tolerations = []corev1.Toleration{elsewhere} }, "default", nil, 0, map[string]int64{corev1.TaintNodeNotReady: 30, corev1.TaintNodeUnreachable: 30}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := pod("ns", tc.change)

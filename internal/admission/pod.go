@@ -48,13 +48,15 @@ func (Priority) Admit(_ context.Context, a *Attributes) error {
 }
 
 // DefaultTolerationSeconds lets each pod stay on a node that is not ready or not reachable for a while before it is evicted, unless the pod says otherwise.
-type DefaultTolerationSeconds struct{}
+type DefaultTolerationSeconds struct {
+	Seconds *int64 // nil: TolerationSeconds
+}
 
-// tolerationSeconds is upstream's default.
-const tolerationSeconds = 300
+// TolerationSeconds is the default of the default; in Kubernetes it is 300.
+const TolerationSeconds = 30
 
 // Admit implements Step.
-func (DefaultTolerationSeconds) Admit(_ context.Context, a *Attributes) error {
+func (d DefaultTolerationSeconds) Admit(_ context.Context, a *Attributes) error {
 	pod := newPod(a)
 	if pod == nil {
 		return nil
@@ -63,7 +65,10 @@ func (DefaultTolerationSeconds) Admit(_ context.Context, a *Attributes) error {
 		if tolerates(pod.Spec.Tolerations, key) {
 			continue
 		}
-		seconds := int64(tolerationSeconds)
+		seconds := int64(TolerationSeconds)
+		if d.Seconds != nil {
+			seconds = *d.Seconds
+		}
 		pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
 			Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: &seconds,
 		})

@@ -23,6 +23,7 @@ import (
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/controller/kubeservice"
+	"sampan.dev/internal/controller/nodelifecycle"
 	"sampan.dev/internal/events"
 	"sampan.dev/internal/kubeconfig"
 	"sampan.dev/internal/pki"
@@ -89,6 +90,7 @@ func New(dir string, log *slog.Logger) (c *Cluster, err error) {
 	c.events = events.New(events.Through(c.Registry, event), "sampan", "", events.Options{Scheme: c.Table.Scheme(), Log: log})
 	c.loops = loops.New(loops.Config{
 		Table: c.Table, Cache: c.Cache, Registry: c.Registry, Revision: c.Store.Revision, Events: c.events, CA: ca.CA(), Signer: ca, Log: log,
+		Nodes: nodelifecycle.Config{Grace: silentGrace},
 		// The API's address is this machine's loopback, which no endpoint may have.
 		Own: kubeservice.Config{Server: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), address.Port()), Ranges: ranges, DNS: netip.MustParseAddr("10.96.0.10"), CA: ca.CA()},
 	})
@@ -124,6 +126,7 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return c.events.Run(auth.WithUser(ctx, auth.System("system:kube-controller-manager"))) })
 	g.Go(func() error { return c.loops.Run(ctx) })
 	g.Go(func() error { return c.fleet.Run(auth.WithUser(ctx, auth.System("system:node:simulated"))) })
+	g.Go(func() error { return c.fleet.renew(auth.WithUser(ctx, auth.System("system:node:simulated"))) })
 	g.Go(func() error { return c.api.Run(ctx, c.listener) })
 	return g.Wait()
 }

@@ -39,10 +39,12 @@ type fleet struct {
 
 	mu   sync.Mutex
 	next int // of the addresses for pods
+
+	silent map[string]bool // nodes that are cut off: they do nothing that anybody can see
 }
 
 func newFleet(c *Cluster, log *slog.Logger) *fleet {
-	f := &fleet{c: c}
+	f := &fleet{c: c, silent: map[string]bool{}}
 	f.pods, _ = c.Table.ByKind(coreKind("Pod"))
 	f.nodes, _ = c.Table.ByKind(coreKind("Node"))
 	f.Loop = loop.New("fleet", f.reconcile, loop.Options{Workers: 4, Log: log})
@@ -82,7 +84,7 @@ func (c *Cluster) AddNode(ctx context.Context, node *corev1.Node) error {
 	if err != nil {
 		return fmt.Errorf("add node %s: %w", node.Name, err)
 	}
-	return nil
+	return c.fleet.hear(ctx, node.Name)
 }
 
 func (f *fleet) reconcile(ctx context.Context, key loop.Key) error {
@@ -91,7 +93,7 @@ func (f *fleet) reconcile(ctx context.Context, key loop.Key) error {
 		return nil
 	}
 	pod := cache.Typed[*corev1.Pod](o)
-	if f.c.Cache.Snapshot().Get(f.nodes, "", pod.Spec.NodeName) == nil {
+	if f.c.Cache.Snapshot().Get(f.nodes, "", pod.Spec.NodeName) == nil || f.isSilent(pod.Spec.NodeName) {
 		return nil // nobody runs it
 	}
 	s := step(pod, time.Now())
@@ -156,6 +158,11 @@ func step(pod *corev1.Pod, now time.Time) next {
 	}
 	if pod.Status.Phase == corev1.PodRunning && is(image, imageSleeps) {
 		return wake(pod, now)
+	}
+	if pod.Status.Phase == corev1.PodRunning && status(pod, corev1.ContainersReady) == corev1.ConditionTrue && status(pod, corev1.PodReady) != corev1.ConditionTrue {
+		s := pod.Status.DeepCopy() // the control plane has said otherwise while the node was cut off
+		setCondition(s, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now)})
+		return next{status: s}
 	}
 	if pod.Status.Phase != corev1.PodPending {
 		return next{}

@@ -40,6 +40,7 @@ type playedKey struct{}
 //	apply FILE                      kubectl apply -f FILE
 //	node NAME [cpu=N] [memory=N] [pods=N] [label:KEY=VALUE] [taint:KEY=VALUE:EFFECT] [cordoned]
 //	                                adds a simulated node, or changes one
+//	silence NAME                    cuts a simulated node off; `node NAME` lets it come back
 //	until [-n NS] [-l LABELS] KIND[/NAME] 'CONDITION'     waits until the condition holds (see condition)
 //	always [-n NS] [-l LABELS] KIND[/NAME] 'CONDITION'    holds now, and in every state up to the script's end
 //	appears FILE PATTERN            waits until a file that is being written matches the regular expression
@@ -64,6 +65,7 @@ func params(dir string, setup func(env *testscript.Env) error) testscript.Params
 				cmdKubectl(ts, neg, append([]string{"apply", "-f"}, args...))
 			},
 			"node":    cmdNode,
+			"silence": cmdSilence,
 			"until":   cmdUntil,
 			"always":  cmdAlways,
 			"appears": cmdAppears,

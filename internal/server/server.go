@@ -45,6 +45,9 @@ type Config struct {
 	Names    []string       // that its certificate answers to, besides its addresses
 	Address  netip.AddrPort // where clients reach it
 	Services []netip.Prefix // ranges of cluster IPs, one of each family, the default first
+	Pods     []netip.Prefix // ranges of pods, of which each node that brings none gets a part; likewise
+	// TolerationSeconds is how long a pod that says nothing else stays on a node that is lost or not ready; nil: 30.
+	TolerationSeconds *int64
 	// NodePorts is where node ports are from, and DNS the cluster IP of the DNS server, if there is one.
 	NodePorts allocate.PortRange
 	DNS       netip.Addr
@@ -83,7 +86,7 @@ func Open(cfg Config) (*Server, error) {
 	serviceKind, _ := s.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Service"))
 	s.alloc = allocate.New(allocate.Config{Table: s.Table, Cache: s.Cache, Store: st, Ranges: cfg.Services, NodePorts: cfg.NodePorts})
 	s.Registry = registry.New(registry.Config{
-		Table: s.Table, Store: st, Cache: s.Cache, Admission: admission.Steps(s.Table, s.Cache), Log: cfg.Log,
+		Table: s.Table, Store: st, Cache: s.Cache, Admission: admission.Steps(s.Table, s.Cache, admission.DefaultTolerationSeconds{Seconds: cfg.TolerationSeconds}), Log: cfg.Log,
 		Allocate: map[*resource.Kind]registry.Allocator{serviceKind: s.alloc},
 	})
 	eventKind, _ := s.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Event"))
@@ -93,8 +96,8 @@ func Open(cfg Config) (*Server, error) {
 	uses := usage.New(ways.Dial)
 	s.loops = loops.New(loops.Config{
 		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(), Signer: cfg.PKI, Usage: uses,
-		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS, CA: cfg.PKI.CA()},
-		LoadBalancer: cfg.LoadBalancer, Queues: queues, Schedule: schedule, Log: cfg.Log,
+		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS, CA: cfg.PKI.CA(), Pods: cfg.Pods},
+		LoadBalancer: cfg.LoadBalancer, Pods: cfg.Pods, Queues: queues, Schedule: schedule, Log: cfg.Log,
 	})
 	if s.Tokens, err = issuer(s.Table, cfg.PKI); err != nil {
 		return nil, errors.Join(err, st.Close())

@@ -8,6 +8,7 @@ package loops
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 
 	"golang.org/x/sync/errgroup"
 
@@ -19,9 +20,11 @@ import (
 	"sampan.dev/internal/controller/kubeservice"
 	"sampan.dev/internal/controller/loadbalancer"
 	"sampan.dev/internal/controller/namespace"
+	"sampan.dev/internal/controller/nodelifecycle"
 	"sampan.dev/internal/controller/podgc"
 	"sampan.dev/internal/controller/rootca"
 	"sampan.dev/internal/controller/serviceaccount"
+	"sampan.dev/internal/controller/tainteviction"
 	"sampan.dev/internal/events"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/registry"
@@ -42,6 +45,9 @@ type Config struct {
 	Own      kubeservice.Config // of the Services that the cluster itself has; without ranges it has none
 	// LoadBalancer says what addresses Services of that type get.
 	LoadBalancer loadbalancer.Config
+	Pods         []netip.Prefix // ranges of the pods of all nodes, one of each family; none: nodes bring their own
+	Nodes        nodelifecycle.Config
+	Eviction     tainteviction.Config
 	Queues       *loop.Metrics // nil counts nothing
 	Schedule     *scheduler.Metrics
 	Log          *slog.Logger
