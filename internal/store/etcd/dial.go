@@ -16,6 +16,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/stats"
 
 	"sampan.dev/internal/store"
@@ -25,27 +27,27 @@ import (
 //
 // A member whose machine dies is noticed by the kernel: nothing comes back to what was sent for the keepalive timeout, or to probes on a silent connection.
 // (gRPC's own pings, of which the first comes after ten seconds, see a member that is stopped but whose kernel answers; keepPulse sees it sooner.)
-func dial(cfg Config) (*clientv3.Client, error) {
+func dial(cfg Config) (*clientv3.Client, *tls.Config, error) {
 	if len(cfg.Endpoints) == 0 {
-		return nil, errors.New("no endpoints are given")
+		return nil, nil, errors.New("no endpoints are given")
 	}
 	secure := strings.HasPrefix(cfg.Endpoints[0], "https://")
 	for _, e := range cfg.Endpoints {
 		if strings.HasPrefix(e, "https://") != secure {
-			return nil, fmt.Errorf("endpoint %s: either all endpoints begin with https:// or none does", e)
+			return nil, nil, fmt.Errorf("endpoint %s: either all endpoints begin with https:// or none does", e)
 		}
 	}
 	var security *tls.Config
 	if secure {
 		var err error
 		if security, err = cfg.tls(); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	} else if cfg.CA != "" || cfg.Cert != "" || cfg.Key != "" {
-		return nil, fmt.Errorf("endpoint %s: certificates are given, but it does not begin with https://", cfg.Endpoints[0])
+		return nil, nil, fmt.Errorf("endpoint %s: certificates are given, but it does not begin with https://", cfg.Endpoints[0])
 	}
 	retry := backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}
-	return clientv3.New(clientv3.Config{
+	client, err := clientv3.New(clientv3.Config{
 		Endpoints:            cfg.Endpoints,
 		TLS:                  security,
 		DialKeepAliveTime:    10 * time.Second, // gRPC's least
@@ -59,6 +61,49 @@ func dial(cfg Config) (*clientv3.Client, error) {
 			grpc.WithStatsHandler(sentMark{}),
 		},
 	})
+	return client, security, err
+}
+
+// alone connects to one endpoint, for a question or two. Unlike the client it does not try again: why there is no connection is what is to be known.
+func (s *Store) alone(endpoint string) (*grpc.ClientConn, error) {
+	secure := insecure.NewCredentials()
+	if s.security != nil {
+		secure = credentials.NewTLS(s.security)
+	}
+	return grpc.NewClient("passthrough:///"+address(endpoint), grpc.WithTransportCredentials(secure), grpc.WithContextDialer(connect))
+}
+
+func address(endpoint string) string {
+	if _, address, ok := strings.Cut(endpoint, "://"); ok && !strings.HasPrefix(endpoint, "unix:") {
+		return address
+	}
+	return endpoint
+}
+
+// handshake finds what one of the two sides has against the other's certificate. A server's refusal of the client's comes only after the client is done, and
+// is lost when the client has begun to write.
+func (s *Store) handshake(ctx context.Context, endpoint string) error {
+	conn, err := connect(ctx, address(endpoint))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	cfg := s.security.Clone()
+	cfg.NextProtos = []string{"h2"}
+	if cfg.ServerName, _, err = net.SplitHostPort(address(endpoint)); err != nil {
+		cfg.ServerName = address(endpoint)
+	}
+	secure := tls.Client(conn, cfg)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	if end, ok := ctx.Deadline(); ok {
+		if err := conn.SetReadDeadline(end); err != nil {
+			return err
+		}
+	}
+	_, err = secure.Read(make([]byte, 1))
+	return err
 }
 
 func (c Config) tls() (*tls.Config, error) {

@@ -7,11 +7,13 @@
 //   - reads see every write that was acknowledged before, by whichever server: none is answered by a member that may be behind;
 //   - a watch goes on when the member it was with goes, from where it was; all events of one revision are in one batch.
 //
-// One thing differs from a store that numbers writes one by one: the records that one ApplyAll makes share a revision.
+// One thing differs from a store that numbers writes one by one: the records that one ApplyAll makes share a revision. And etcd must be told
+// --max-request-bytes=2097152 if values are to be as large as the contract lets them: by default their keys have to fit into the same 1.5 MB.
 package etcd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -57,8 +59,9 @@ type Config struct {
 
 // Store is a client of etcd. It implements store.Store.
 type Store struct {
-	cfg    Config
-	client *clientv3.Client
+	cfg      Config
+	client   *clientv3.Client
+	security *tls.Config // nil without https
 
 	base    context.Context // ends with Close, because of store.ErrClosed
 	end     context.CancelCauseFunc
@@ -83,11 +86,11 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		cfg.Log = slog.Default()
 	}
 	cfg.Endpoints = slices.Clone(cfg.Endpoints)
-	client, err := dial(cfg)
+	client, security, err := dial(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open etcd: %w", err)
 	}
-	s := &Store{cfg: cfg, client: client}
+	s := &Store{cfg: cfg, client: client, security: security}
 	s.revision.Store(store.First)
 	s.base, s.end = context.WithCancelCause(context.Background())
 	s.pulse.renew = make(chan struct{})
@@ -97,7 +100,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open etcd: %w", err), s.Close())
+		err = fmt.Errorf("open etcd: %w (%s)", err, s.whoAnswers(s.base))
+		return nil, errors.Join(err, s.Close())
 	}
 	s.running.Go(s.keepPulse)
 	if cfg.CompactEvery > 0 {

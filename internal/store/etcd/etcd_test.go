@@ -8,10 +8,12 @@ import (
 )
 
 func TestContractOnOneMember(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, ahead(t, 1))
 }
 
 func TestContractOnThreeMembers(t *testing.T) {
+	t.Parallel()
 	storetest.Run(t, ahead(t, 3))
 }
 

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/status"
 )
 
 // memberTimeout is how long a member has to say how it is.
@@ -44,21 +47,30 @@ func (s *Store) Members(ctx context.Context) []Member {
 }
 
 func (s *Store) member(ctx context.Context, endpoint string) Member {
-	status, err := s.client.Status(ctx, endpoint)
+	conn, err := s.alone(endpoint)
+	if err != nil {
+		return Member{Endpoint: endpoint, Err: err}
+	}
+	defer conn.Close()
+	is, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
 	if err != nil {
 		if ctx.Err() != nil {
-			err = fmt.Errorf("no answer within %v", memberTimeout)
+			return Member{Endpoint: endpoint, Err: fmt.Errorf("no answer within %v", memberTimeout)}
+		}
+		err = errors.New(status.Convert(err).Message())
+		if s.security != nil {
+			err = cmp.Or(s.handshake(ctx, endpoint), err)
 		}
 		return Member{Endpoint: endpoint, Err: err}
 	}
 	m := Member{
-		Endpoint: endpoint, ID: status.Header.MemberId, Leads: status.Leader, Version: status.Version, Size: status.DbSize, InUse: status.DbSizeInUse,
-		Quota: status.DbSizeQuota, Revision: status.Header.Revision,
+		Endpoint: endpoint, ID: is.Header.MemberId, Leads: is.Leader, Version: is.Version, Size: is.DbSize, InUse: is.DbSizeInUse,
+		Quota: is.DbSizeQuota, Revision: is.Header.Revision,
 	}
 	switch {
-	case len(status.Errors) > 0:
-		m.Err = errors.New(strings.Join(status.Errors, ", "))
-	case status.Leader == 0:
+	case len(is.Errors) > 0:
+		m.Err = errors.New(strings.Join(is.Errors, ", "))
+	case is.Leader == 0:
 		m.Err = errors.New("knows no leader")
 	}
 	return m

@@ -131,8 +131,8 @@ func beMember(role string) {
 
 var ports atomic.Int32
 
-// address is one that nobody listens at. In a network of its own ports are given in turn, below those that the kernel gives to connections.
-func address(t testing.TB) string {
+// freeAddress is one that nobody listens at. In a network of its own ports are given in turn, below those that the kernel gives to connections.
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	if os.Getenv(inside) != "" {
 		return fmt.Sprintf("http://127.0.0.1:%d", 10_000+ports.Add(1))
@@ -152,7 +152,7 @@ func plan(t testing.TB, dir string, n int) []memberConfig {
 	for i := range members {
 		m := &members[i]
 		m.Name = fmt.Sprintf("m%d", i)
-		m.Dir, m.Client, m.Peer = dir+"/"+m.Name, address(t), address(t)
+		m.Dir, m.Client, m.Peer = dir+"/"+m.Name, freeAddress(t), freeAddress(t)
 		cluster = append(cluster, m.Name+"="+m.Peer)
 	}
 	for i := range members {

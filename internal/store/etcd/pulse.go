@@ -13,7 +13,7 @@ import (
 
 const (
 	pulseEvery  = 1500 * time.Millisecond // how often watches are asked how far they are
-	pulseMissed = 5 * time.Second         // without an answer for so long they go elsewhere
+	pulseMissed = 4 * time.Second         // without an answer for so long they go elsewhere
 )
 
 // pulse sees to it that no watch stands still with a member that says nothing: all watches share one stream, which is asked for its progress.
@@ -45,7 +45,7 @@ func (p *pulse) leave() {
 
 // keepPulse asks for progress, which also keeps Revision near to what other servers write, and leaves members that do not answer.
 func (s *Store) keepPulse() {
-	var since time.Time // when there was last a reason to expect nothing
+	since := time.Now() // when there was last a reason to expect nothing
 	narrowed := false
 	for wait(s.base, pulseEvery) {
 		if narrowed {

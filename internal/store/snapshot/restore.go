@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 
 	"sampan.dev/internal/store"
@@ -28,7 +27,8 @@ const (
 //
 // The records get new revisions. So that whoever holds a resourceVersion of before is told that it is no longer kept, and lists again, instead of going on
 // from some other event that now has the number, the store is brought to a revision above the snapshot's, and its history up to there is compacted. A
-// resourceVersion given out after the snapshot was taken may still be ahead of the store: it is refused as one from the future until it is reached.
+// resourceVersion given out after the snapshot was taken may still be ahead of a restored etcd: it is refused as one from the future until it is reached.
+// The local store is brought ahead far enough for these too.
 //
 // If it fails while writing, what has been written stays: the store must be emptied before another try.
 func Restore(ctx context.Context, path string, to store.Store) (Info, error) {
@@ -48,7 +48,7 @@ func Restore(ctx context.Context, path string, to store.Store) (Info, error) {
 	if err := l.flush(); err != nil {
 		return fail(l.explain(err))
 	}
-	if err := advance(ctx, to, head.Revision+1); err != nil {
+	if err := advance(ctx, to, head.Revision+1, margin); err != nil {
 		return fail(err)
 	}
 	return info, nil
@@ -74,7 +74,7 @@ func Copy(ctx context.Context, from, to store.Store) (Head, error) {
 	if err := l.flush(); err != nil {
 		return fail(l.explain(err))
 	}
-	if err := advance(ctx, to, revision+1); err != nil {
+	if err := advance(ctx, to, revision+1, 0); err != nil {
 		return fail(err)
 	}
 	was, _, err := contents(ctx, from)
@@ -161,25 +161,35 @@ func (l *loader) explain(err error) error {
 // fillers is the prefix of keys that are written and deleted only to count revisions up.
 const fillers = "/sampan-restore/"
 
-// advance brings the store to a revision, by writes that leave nothing behind, and forgets the history before it.
-func advance(ctx context.Context, s store.Store, revision int64) error {
-	const writers = 32
+// margin is by how much more a restored store is brought ahead where that takes a moment: for the revisions given out after the snapshot was taken.
+const margin = 1_000_000
+
+// advance brings the store to a revision, by writes that leave nothing behind, and forgets the history before it. If each write takes a revision of its
+// own they are made many together, about a million in two seconds, and extra is added; if writes made together share one, as in etcd, it is some
+// thousands a second.
+func advance(ctx context.Context, s store.Store, revision, extra int64) error {
+	made, err := fill(ctx, s, fillers+"first/", 2)
+	if err != nil {
+		return err
+	}
+	together, writers := int64(1), int64(128)
+	if made[0].Revision != made[1].Revision {
+		together, writers, revision = batchCount, 32, revision+extra
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var group sync.WaitGroup
 	for i := range writers {
 		group.Go(func() {
-			prefix := fillers + strconv.Itoa(i) + "/"
-			for n := 1; s.Revision() < revision && ctx.Err() == nil; {
-				made, err := fill(ctx, s, prefix, n)
-				if err != nil {
-					cancel(err)
+			prefix := fillers + strconv.FormatInt(i, 10) + "/"
+			for ctx.Err() == nil {
+				missing := revision - s.Revision()
+				if missing <= 0 {
 					return
 				}
-				// Where each write takes a revision of its own, many at once are faster; and none too many.
-				n = 1
-				if shared := len(made) > 1 && made[0].Revision == made[1].Revision; !shared {
-					n = int(min(max((revision-s.Revision())/writers, 1), batchCount))
+				if _, err := fill(ctx, s, prefix, int(min(max(missing/writers, 1), together))); err != nil {
+					cancel(err)
+					return
 				}
 			}
 		})
@@ -188,6 +198,11 @@ func advance(ctx context.Context, s store.Store, revision int64) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("count revisions up to %d: %w", revision, context.Cause(ctx))
 	}
+	return tidy(ctx, s)
+}
+
+// tidy takes the fillers away, and all history.
+func tidy(ctx context.Context, s store.Store) error {
 	for {
 		left, _, err := s.List(ctx, fillers)
 		if err != nil {
@@ -198,9 +213,6 @@ func advance(ctx context.Context, s store.Store, revision int64) error {
 		}
 		var writes []store.Write
 		for _, r := range left[:min(len(left), batchCount)] {
-			if !strings.HasPrefix(r.Key, fillers) {
-				return fmt.Errorf("list of %s has %s", fillers, r.Key)
-			}
 			writes = append(writes, store.Write{Key: r.Key, Expect: r.Revision})
 		}
 		if _, err := s.ApplyAll(ctx, writes); err != nil {

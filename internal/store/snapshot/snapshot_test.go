@@ -62,7 +62,7 @@ func list(t testing.TB, s store.Store) []store.Record {
 
 // What was saved, whatever it is, is what a restore brings; it saves the same again; and no revision of before goes on in the new store.
 func TestRestoreBringsWhatWasSaved(t *testing.T) {
-	for seed := range uint64(12) {
+	for seed := range uint64(4) {
 		random := rand.New(rand.NewPCG(seed, 5))
 		from, to, dir := open(t), open(t), t.TempDir()
 		churn(t, from, random, random.IntN(1500))
@@ -86,7 +86,7 @@ func TestRestoreBringsWhatWasSaved(t *testing.T) {
 		if to.Revision() <= saved.Revision {
 			t.Errorf("seed %d: the store is at revision %d, the snapshot was at %d", seed, to.Revision(), saved.Revision)
 		}
-		for _, after := range []int64{store.First, saved.Revision / 2, saved.Revision} {
+		for _, after := range []int64{store.First, saved.Revision / 2, saved.Revision, from.Revision()} {
 			if _, _, err := to.Watch(t.Context(), "", after); !errors.Is(err, store.ErrCompacted) {
 				t.Errorf("seed %d: a watch from revision %d of before: %v", seed, after, err)
 			}
