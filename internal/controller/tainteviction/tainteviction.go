@@ -12,8 +12,8 @@
 //
 // The node's agent counts from when it sent the last request to renew its lease that succeeded, with a clock that does not stop while the machine sleeps
 // (CLOCK_BOOTTIME) and that nobody sets. At G+s it begins to stop the pod (SIGTERM), at G+s+k at the latest no process of it is left (SIGKILL). That holds while
-// the agent itself does not run, or is started anew, too, and a pod that was stopped so is never started again. An agent that keeps all this says so by the
-// annotation sampan.dev/fences: "true" on its Node.
+// the agent itself does not run, or is started anew, too. A pod that was stopped so is only started again once a server has been heard again, says that the
+// pod is there, and does not say that it is being deleted. An agent that keeps all this says so by the annotation sampan.dev/fences: "true" on its Node.
 //
 // The control plane counts from when it saw the last renewal, which is later than the agent sent it. When the node has been silent for
 // (G+s+k) × 1.01 + Margin (4 s), what was written before has been seen, and the node still has the taint unreachable, it deletes the pod for good, if it was marked for deletion. The
