@@ -76,7 +76,7 @@ func TestDecide(t *testing.T) {
 
 func TestNoTwoNodesOverlapWhateverComesAndGoes(t *testing.T) {
 	c := Config{Ranges: prefixes("10.42.0.0/18", "fd00:42::/56"), Size4: 24, Size6: 64}
-	for seed := range uint64(50) {
+	for seed := range uint64(15) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		var nodes []*corev1.Node
 		for step := range 100 {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -194,7 +195,7 @@ func during(t *testing.T, c Config, nodes int, do func(g *ground)) {
 		done := make(chan error, 1)
 		go func() { done <- g.c.Run(ctx) }()
 		go g.renew(ctx)
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute + Renew/2) // the last renewal is half of Renew ago
 		do(g)
 		synctest.Wait()
 		stop()
@@ -330,12 +331,13 @@ func TestThisProcessStoodStill(t *testing.T) {
 }
 
 func TestAConnectionThatBrokeBeforeWeBeganAnew(t *testing.T) {
-	var broken time.Time
-	connected := func(node string) (bool, time.Time) { return node == "n1", broken }
+	var broken atomic.Pointer[time.Time]
+	broken.Store(&time.Time{})
+	connected := func(node string) (bool, time.Time) { return node == "n1", *broken.Load() }
 	during(t, Config{Connected: connected}, 4, func(g *ground) {
 		g.die("n1", "n2")
 		time.Sleep(3 * time.Second)
-		broken = time.Now()
+		broken.Store(new(time.Now()))
 		time.Sleep(2 * time.Second)
 		g.c.watch.begin(time.Now())
 		time.Sleep(Grace - time.Second)

@@ -223,3 +223,21 @@ func TestANodeThatComesBackInTime(t *testing.T) {
 		g.expect(t, "its node itself says when it has ended")
 	})
 }
+
+func TestANodeThatSaysLateThatItFences(t *testing.T) {
+	during(t, func(t *testing.T, g *ground) {
+		g.silent = time.Now().Add(-time.Hour)
+		g.change("a", with())
+		g.taint(corev1.TaintNodeUnreachable)
+		g.expect(t, "it goes", "TaintManagerEviction: Marking for deletion Pod shop/a", "end a")
+		time.Sleep(time.Hour)
+		g.expect(t, "but not for good")
+		g.mu.Lock()
+		g.node = g.node.DeepCopy()
+		g.node.Annotations = map[string]string{Fences: "true"}
+		node := g.node
+		g.mu.Unlock()
+		g.c.NodeChanged("n1", node)
+		g.expect(t, "now it is known that it has ended", "delete a")
+	})
+}
