@@ -39,7 +39,7 @@ var (
 const MaxWrites = 128
 
 const (
-	readTimeout  = 4 * time.Second  // one attempt at a read; the next goes to another member
+	readTimeout  = 3 * time.Second  // one attempt at a read; the next goes to another member
 	writeTimeout = 8 * time.Second  // one attempt at a write; etcd itself gives up after seven seconds
 	patience     = 12 * time.Second // all attempts
 	pause        = 50 * time.Millisecond
@@ -93,7 +93,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, client: client, security: security}
 	s.revision.Store(store.First)
 	s.base, s.end = context.WithCancelCause(context.Background())
-	s.pulse.renew = make(chan struct{})
+	s.pulse.renew, s.pulse.suspect = make(chan struct{}), make(chan struct{}, 1)
 	for {
 		if _, err = s.Current(ctx); err == nil || ctx.Err() != nil || !errors.Is(err, ErrUnanswered) {
 			break

@@ -19,7 +19,8 @@ const (
 // pulse sees to it that no watch stands still with a member that says nothing: all watches share one stream, which is asked for its progress.
 type pulse struct {
 	watchers atomic.Int64
-	heard    atomic.Int64 // when anything last came from a watch, in Unix nanoseconds
+	suspect  chan struct{} // has one when a request was not answered for a while
+	heard    atomic.Int64  // when anything last came from a watch, in Unix nanoseconds
 
 	mu         sync.Mutex // guards the fields below
 	generation int        // which stream; streams of different contexts' metadata are different
@@ -43,11 +44,28 @@ func (p *pulse) leave() {
 	p.renew = make(chan struct{})
 }
 
+// suspected has the members asked which of them answer.
+func (p *pulse) suspected() {
+	select {
+	case p.suspect <- struct{}{}:
+	default:
+	}
+}
+
 // keepPulse asks for progress, which also keeps Revision near to what other servers write, and leaves members that do not answer.
 func (s *Store) keepPulse() {
 	since := time.Now() // when there was last a reason to expect nothing
 	narrowed := false
-	for wait(s.base, pulseEvery) {
+	tick := time.NewTicker(pulseEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.base.Done():
+			return
+		case <-tick.C:
+		case <-s.pulse.suspect:
+			narrowed = true
+		}
 		if narrowed {
 			narrowed = s.narrow()
 		}

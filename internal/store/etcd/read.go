@@ -27,6 +27,9 @@ func (s *Store) read(ctx context.Context, ask func(ctx context.Context) error) e
 	for started := time.Now(); ; {
 		attempt, cancel := context.WithTimeout(ctx, readTimeout)
 		err := ask(attempt)
+		if attempt.Err() != nil && ctx.Err() == nil {
+			s.pulse.suspected()
+		}
 		cancel()
 		switch {
 		case err == nil:

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"sampan.dev/internal/store"
 )
@@ -210,5 +211,46 @@ func TestLostAnswers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Members fall silent with their connections open, as when a machine freezes: a watch that was with one of them goes on with another.
+func TestWatchLeavesSilentMembers(t *testing.T) {
+	t.Parallel()
+	members := plan(t, t.TempDir(), 3)
+	t.Cleanup(startAll(t, members))
+	direct := open(t, Config{Endpoints: endpoints(members)})
+	var wires []*wire
+	var urls []string
+	for _, m := range members {
+		w := newWire(t, m.Client)
+		wires, urls = append(wires, w), append(urls, "http://"+w.listener.Addr().String())
+	}
+	s := open(t, Config{Endpoints: urls})
+	batches, reason, err := s.Watch(t.Context(), "/", s.Revision())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, talks := range []int{2, 0} { // after the first round it is with 2, so that the second makes it leave for certain
+		for i, w := range wires {
+			w.noAsk.Store(i != talks)
+			w.noTell.Store(i != talks)
+		}
+		began := time.Now()
+		want := put(t, direct, "/a", members[talks].Name, store.Any)
+		batch, ok := <-batches
+		if !ok || batch[0].Revision != want.Revision || string(batch[0].Value) != members[talks].Name {
+			t.Fatalf("got %v (%v), want %+v", batch, reason(), want)
+		}
+		t.Logf("the watch went on after %v", time.Since(began).Round(time.Millisecond))
+		if r, err := s.Get(t.Context(), "/a"); err != nil || r.Revision != want.Revision {
+			t.Errorf("read %+v, %v", r, err)
+		}
+		t.Logf("a read was answered after %v", time.Since(began).Round(time.Millisecond))
+		for i, w := range wires {
+			if i != talks {
+				w.cut()
+			}
+		}
 	}
 }

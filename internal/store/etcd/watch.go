@@ -82,6 +82,16 @@ func (w *watcher) follow(ctx context.Context) error {
 	stream, renewed := w.s.pulse.stream(ctx)
 	stream, cancel := context.WithCancel(stream)
 	defer cancel()
+	// Making a watch waits for the member's answer; it is left with the stream.
+	left := make(chan struct{})
+	defer close(left)
+	go func() {
+		select {
+		case <-renewed:
+			cancel()
+		case <-left:
+		}
+	}()
 	answers := w.s.client.Watch(stream, w.from(), clientv3.WithRange(clientv3.GetPrefixRangeEnd(w.prefix)), clientv3.WithRev(w.next),
 		clientv3.WithPrevKV(), clientv3.WithProgressNotify(), clientv3.WithFragment(), clientv3.WithCreatedNotify())
 	for {

@@ -68,7 +68,9 @@ func (s *Store) commit(ctx context.Context, writes []store.Write) ([]store.Recor
 	for started := time.Now(); ; {
 		attempt, cancel := context.WithTimeout(ctx, writeTimeout)
 		attempt, sent := markSent(attempt)
+		slow := time.AfterFunc(readTimeout, s.pulse.suspected)
 		resp, err := s.client.Txn(attempt).If(request.compare...).Then(request.then...).Else(request.otherwise...).Commit()
+		slow.Stop()
 		cancel()
 		if err == nil {
 			s.saw(resp.Header.Revision)
