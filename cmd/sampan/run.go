@@ -23,6 +23,7 @@ import (
 	"sampan.dev/internal/kubeconfig"
 	"sampan.dev/internal/pki"
 	"sampan.dev/internal/podnet"
+	"sampan.dev/internal/resource"
 	"sampan.dev/internal/runtimeproc"
 	"sampan.dev/internal/server"
 	"sampan.dev/internal/version"
@@ -35,6 +36,18 @@ const drainTimeout = 5 * time.Minute
 func (u *up) run(ctx context.Context) (err error) {
 	if err := u.inst.Save(u.settings); err != nil {
 		return err
+	}
+	if u.settings.NoAgent {
+		return u.serverAlone(ctx)
+	}
+	labels, err := nodeLabels(u.settings.Labels)
+	if err != nil {
+		return usageError{err}
+	}
+	labels["node-role.kubernetes.io/control-plane"] = ""
+	taints, err := nodeTaints(u.settings.Taints)
+	if err != nil {
+		return usageError{err}
 	}
 	// First of all, before any address is used, both ranges are closed.
 	pods, err := podnet.Up(ctx, network(u.inst, u.settings))
@@ -76,7 +89,7 @@ func (u *up) run(ctx context.Context) (err error) {
 	side := inprocess.New(srv.Table, srv.Cache, srv.Registry, u.settings.NodeName)
 	side.SetTokens(srv.Tokens)
 	gateway := network(u.inst, u.settings).Gateway()
-	services, err := newServices(u, pods, names, srv)
+	services, err := newServices(u, pods, names, cluster{srv.Table, srv.Cache, srv.Events})
 	if err != nil {
 		return errors.Join(err, srv.Close())
 	}
@@ -84,7 +97,7 @@ func (u *up) run(ctx context.Context) (err error) {
 		NodeName: u.settings.NodeName, NodeIP: nodeAddress(u.settings.NodeIP, gateway, u.inst.Bridge()),
 		NodeIP6: nodeAddress6(u.settings, u.inst.Bridge()),
 		DataDir: u.inst.Dir, PodCIDRs: u.settings.Node(), CgroupParent: u.inst.CgroupParent(),
-		Labels: map[string]string{"node-role.kubernetes.io/control-plane": ""},
+		Labels: labels, Taints: taints,
 		View:   side, API: side, Events: srv.Events.As("kubelet", u.settings.NodeName), CRI: conn, Ports: pods,
 		Proxy: services.proxy, Policies: services.policies, ClusterDNS: []netip.Addr{u.settings.DNS()},
 		TLS: keys.ServerTLS([]string{u.settings.NodeName}), Listener: nodeListener,
@@ -102,23 +115,58 @@ func (u *up) run(ctx context.Context) (err error) {
 	}
 	parts.Go(func() error {
 		defer stop() // the others end with this one: it is the one that is told to stop
-		return u.serve(ctx, partsCtx, srv, keys, node)
+		return u.serve(ctx, partsCtx, func(ctx context.Context) error { return u.untilReady(ctx, srv, keys) }, node)
 	})
-	err = parts.Wait()
+	return u.stopped(ctx, parts.Wait(), runtimePID)
+}
+
+// serverAlone keeps a control plane up whose machine is no node.
+func (u *up) serverAlone(ctx context.Context) error {
+	srv, keys, err := u.openServer()
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", netip.AddrPortFrom(u.settings.Bind, u.settings.APIPort).String())
+	if err != nil {
+		return errors.Join(fmt.Errorf("listen for the API: %w", err), srv.Close())
+	}
+	parts, partsCtx := errgroup.WithContext(ctx)
+	parts.Go(func() error { return srv.Run(partsCtx, l) })
+	parts.Go(func() error {
+		told, err := u.untilServing(partsCtx, srv, keys)
+		if err != nil {
+			if partsCtx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		fmt.Fprint(u.out, told)
+		if u.report == nil {
+			fmt.Fprintln(u.out, "Other machines join with `sampan agent`; `sampan token create` makes what they need. Stop with Ctrl-C.")
+		}
+		u.ready()
+		debug.FreeOSMemory()
+		return nil
+	})
+	return parts.Wait()
+}
+
+// stopped ends the runtime, too, if the pods were to stop, and else says that they run on.
+func (u *up) stopped(ctx context.Context, err error, runtimePID int) error {
 	if withPods(ctx) && err == nil {
 		err = u.stopRuntime(runtimePID)
 	} else if ctx.Err() != nil && err == nil {
-		fmt.Fprintln(u.out, "sampan has stopped; its pods run on. `sampan up` takes them up again, `sampan down` stops them.")
+		fmt.Fprintf(u.out, "sampan has stopped; its pods run on. `sampan %s` takes them up again, `sampan down` stops them.\n", u.settings.Command())
 	}
 	return err
 }
 
 // serve waits for the node, tells the person, and returns when it is asked to stop, with the pods stopped if that was asked too.
-func (u *up) serve(asked, parts context.Context, srv *server.Server, keys *pki.PKI, node *agent.Agent) error {
+func (u *up) serve(asked, parts context.Context, until func(ctx context.Context) error, node *agent.Agent) error {
 	either, cancel := context.WithCancel(asked)
 	defer cancel()
 	defer context.AfterFunc(parts, cancel)()
-	err := u.untilReady(either, srv, keys)
+	err := until(either)
 	if err != nil && either.Err() == nil {
 		return err
 	}
@@ -178,7 +226,7 @@ func (u *up) openServer(metrics ...prometheus.Collector) (*server.Server, *pki.P
 	srv, err := server.Open(server.Config{
 		StoreDir: u.inst.Store(), PKI: keys, Names: []string{u.settings.NodeName, host},
 		Address:  netip.AddrPortFrom(nodeAddress(u.settings.NodeIP, network(u.inst, u.settings).Gateway(), u.inst.Bridge()), u.settings.APIPort),
-		Services: u.settings.Services(), NodePorts: u.settings.ServicePorts, DNS: u.settings.DNS(), LoadBalancer: balanced, Metrics: metrics, Log: u.log,
+		Services: u.settings.Services(), Pods: u.settings.Pods(), TolerationSeconds: u.settings.TolerationSeconds, NodePorts: u.settings.ServicePorts, DNS: u.settings.DNS(), LoadBalancer: balanced, Metrics: metrics, Log: u.log,
 	})
 	return srv, keys, err
 }
@@ -200,24 +248,46 @@ func (u *up) listen() (api, node net.Listener, err error) {
 	return api, node, nil
 }
 
-// untilReady tells each step until the node is Ready, and writes the kubeconfigs on the way.
-func (u *up) untilReady(ctx context.Context, srv *server.Server, keys *pki.PKI) error {
+// untilServing tells each step until the API is there, writes the kubeconfigs, and returns what to tell of them.
+func (u *up) untilServing(ctx context.Context, srv *server.Server, keys *pki.PKI) (told string, err error) {
 	select {
 	case <-srv.Cache.Ready():
 	case <-ctx.Done():
-		return ctx.Err()
+		return "", ctx.Err()
 	}
 	revision, objects := srv.Objects()
 	u.say("store", "revision %d, %d objects", revision, objects)
-	told, err := u.writeKubeconfigs(keys)
+	if told, err = u.writeKubeconfigs(keys); err != nil {
+		return "", err
+	}
+	u.say("API", "%s", serverURL(u.settings))
+	return told, nil
+}
+
+// untilReady tells each step until the node is Ready.
+func (u *up) untilReady(ctx context.Context, srv *server.Server, keys *pki.PKI) error {
+	told, err := u.untilServing(ctx, srv, keys)
 	if err != nil {
 		return err
 	}
-	u.say("API", "%s", serverURL(u.settings))
-	kind, _ := srv.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Node"))
+	if err := u.untilNodeReady(ctx, srv.Table, srv.Cache); err != nil {
+		return err
+	}
+	fmt.Fprint(u.out, told)
+	return nil
+}
+
+// untilNodeReady waits until this machine's node is Ready, and says so.
+func (u *up) untilNodeReady(ctx context.Context, table *resource.Table, seen *cache.Cache) error {
+	select {
+	case <-seen.Ready():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	kind, _ := table.ByKind(corev1.SchemeGroupVersion.WithKind("Node"))
 	sel := cache.Selection{Fields: fields.OneTermEqualSelector("metadata.name", u.settings.NodeName)}
-	snap := srv.Cache.Snapshot()
-	watcher, err := srv.Cache.Watch(kind, sel, snap.Revision())
+	snap := seen.Snapshot()
+	watcher, err := seen.Watch(kind, sel, snap.Revision())
 	if err != nil {
 		return fmt.Errorf("wait for the node: %w", err)
 	}
@@ -241,7 +311,6 @@ func (u *up) untilReady(ctx context.Context, srv *server.Server, keys *pki.PKI) 
 		}
 	}
 	u.say("node", "%s is Ready", u.settings.NodeName)
-	fmt.Fprint(u.out, told)
 	if u.report == nil {
 		fmt.Fprintln(u.out, "Stop with Ctrl-C, and the pods run on; or from elsewhere with `sampan down`, and they stop too.")
 	}

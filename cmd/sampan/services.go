@@ -7,21 +7,24 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"sampan.dev/internal/agent/inprocess"
 	"sampan.dev/internal/announce"
+	"sampan.dev/internal/cache"
 	"sampan.dev/internal/controller/loadbalancer"
 	"sampan.dev/internal/dns"
+	"sampan.dev/internal/events"
 	"sampan.dev/internal/instance"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/netpol"
 	"sampan.dev/internal/nft"
 	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/proxy"
-	"sampan.dev/internal/server"
+	"sampan.dev/internal/resource"
 )
 
 // services is what makes Services of this node: rules for their addresses, answers for their names.
@@ -32,9 +35,11 @@ type services struct {
 	health *proxy.HealthServers
 	proxy  *proxy.Proxy
 	ranges *loop.Loop // closes what ranges Services have got
+	peers  *loop.Loop // leads packets to other nodes' pods
 
 	policies  *netpol.Policies
 	announcer *announce.Announcer
+	onMoved   func() // this machine's addresses have changed; may be nil
 }
 
 // newNames makes the DNS server of an instance. It asks nobody before it runs.
@@ -44,14 +49,21 @@ func newNames(u *up) *dns.Server {
 	})
 }
 
+// cluster is what a node sees of its cluster.
+type cluster struct {
+	table  *resource.Table
+	cache  *cache.Cache
+	events *events.Recorder
+}
+
 // newServices puts the parts together. It starts nothing, and comes before the view's cache runs.
-func newServices(u *up, pods *podnet.Network, names *dns.Server, srv *server.Server) (*services, error) {
+func newServices(u *up, pods *podnet.Network, names *dns.Server, of cluster) (*services, error) {
 	balanced, err := balancing(u.settings)
 	if err != nil {
 		return nil, err
 	}
 	node := u.settings.NodeName
-	view := inprocess.NewServices(srv.Table, srv.Cache, node)
+	view := inprocess.NewServices(of.table, of.cache, node)
 	view.Tell(names)
 	s := &services{u: u, net: pods, names: names, health: proxy.NewHealthServers(u.log)}
 	s.proxy = proxy.New(proxy.Config{
@@ -59,11 +71,14 @@ func newServices(u *up, pods *podnet.Network, names *dns.Server, srv *server.Ser
 	})
 	s.ranges = loop.New("service-ranges", func(ctx context.Context, _ loop.Key) error { return pods.SetServices(ctx, view.Ranges()) }, loop.Options{Log: u.log})
 	view.OnRanges(func() { s.ranges.Mark(loop.Key{}) })
+	others := inprocess.NewPeers(of.table, of.cache, node)
+	s.peers = loop.New("other-nodes", func(ctx context.Context, _ loop.Key) error { return pods.SetPeers(ctx, others.Peers()) }, loop.Options{Log: u.log})
+	others.OnChange(func() { s.peers.Mark(loop.Key{}) })
 	s.policies = netpol.New(netpol.Config{
-		Node: node, Network: policyNetwork(u.inst, u.settings), View: inprocess.NewPolicies(srv.Table, srv.Cache), Kernel: nft.New(), DNS: []netip.Addr{u.settings.DNS()}, Log: u.log,
+		Node: node, Network: policyNetwork(u.inst, u.settings), View: inprocess.NewPolicies(of.table, of.cache), Kernel: nft.New(), DNS: []netip.Addr{u.settings.DNS()}, Log: u.log,
 	})
 	s.announcer = announce.New(announce.Config{
-		Node: node, View: inprocess.NewBalanced(srv.Table, srv.Cache, balanced), Wire: announce.Kernel{}, Events: srv.Events.As("load-balancer-announcer", node), Log: u.log,
+		Node: node, View: inprocess.NewBalanced(of.table, of.cache, balanced), Wire: announce.Kernel{}, Events: of.events.As("load-balancer-announcer", node), Log: u.log,
 	})
 	return s, nil
 }
@@ -101,9 +116,20 @@ func (s *services) run(ctx context.Context) error {
 	g.Go(func() error { return s.proxy.Run(ctx) })
 	g.Go(func() error { return s.net.Run(ctx, s.u.log) })
 	g.Go(func() error { return s.ranges.Run(ctx) })
+	g.Go(func() error { return s.peers.Run(ctx) })
+	g.Go(func() error { return s.net.OnLinks(ctx, s.moved) })
 	g.Go(func() error { return s.policies.Run(ctx) })
 	g.Go(func() error { return s.announcer.Run(ctx) })
 	return g.Wait()
+}
+
+// moved looks again how other nodes are reached, at once and when what follows a change of addresses has settled.
+func (s *services) moved() {
+	s.peers.Mark(loop.Key{})
+	s.peers.MarkAfter(loop.Key{}, time.Second)
+	if s.onMoved != nil {
+		s.onMoved()
+	}
 }
 
 // listen opens the DNS server's sockets. Where another program has port 53 of all addresses, they get another port, and what is sent to 53 is led there.

@@ -21,17 +21,33 @@ import (
 )
 
 func upCommand() *cobra.Command {
-	var dir, kubeconfigFile, logLevel string
+	return controlPlane("up", "Start a cluster of one node on this machine",
+		"Start a cluster of one node on this machine, in the foreground until SIGINT or SIGTERM; pods run on then, and the next\n"+
+			"`sampan up` takes them up again. `sampan down` stops them too. Flags are remembered in the data directory.")
+}
+
+func serverCommand() *cobra.Command {
+	return controlPlane("server", "Be the control plane of a cluster, which other machines join",
+		"Be the control plane of a cluster, in the foreground until SIGINT or SIGTERM. This machine is a node of it, too, unless --no-agent is given. Others join it\n"+
+			"with `sampan agent`, and a token that `sampan token create` makes. Flags are remembered in the data directory.")
+}
+
+// controlPlane is the command of whatever has a server: they differ in what they are for.
+func controlPlane(use, short, long string) *cobra.Command {
+	var dir, kubeconfigFile, logLevel, config string
+	var toleration int64
 	var detach, merge bool
 	var reportFD int
 	given := instance.Defaults()
 	cmd := &cobra.Command{
-		Use:   "up",
-		Short: "Start a cluster of one node on this machine",
-		Long: "Start a cluster of one node on this machine, in the foreground until SIGINT or SIGTERM; pods run on then, and the next\n" +
-			"`sampan up` takes them up again. `sampan down` stops them too. Flags are remembered in the data directory.",
-		Args: noArgs,
+		Use:   use,
+		Short: short,
+		Long:  long,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := readConfig(cmd, config); err != nil {
+				return err
+			}
 			inst, err := instance.At(dir)
 			if err != nil {
 				return err
@@ -40,7 +56,13 @@ func upCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(settings.Servers) > 0 {
+				return fmt.Errorf("%s is of a node of another cluster, which `sampan agent` runs: choose another --data-dir, or make it forget that with `sampan reset`", inst.Dir)
+			}
 			takeFlags(cmd, &settings, given)
+			if cmd.Flags().Changed("default-toleration-seconds") {
+				settings.TolerationSeconds = &toleration
+			}
 			if err := settings.Validate(); err != nil {
 				return usageError{err}
 			}
@@ -48,7 +70,7 @@ func upCommand() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			up := &up{inst: inst, settings: settings, merge: merge, kubeconfig: kubeconfigFile, out: cmd.OutOrStdout(), start: time.Now()}
+			up := &up{body: func(u *up) runner { return u.run }, inst: inst, settings: settings, merge: merge, kubeconfig: kubeconfigFile, out: cmd.OutOrStdout(), start: time.Now()}
 			if detach {
 				return up.detach(cmd.Context(), os.Args[1:])
 			}
@@ -70,19 +92,19 @@ func upCommand() *cobra.Command {
 	f.StringVar(&kubeconfigFile, "kubeconfig", "", "the file that the context is merged into (default: your own: $KUBECONFIG or ~/.kube/config)")
 	f.BoolVar(&merge, "merge-kubeconfig", true, "merge the context into that file; DIR/kubeconfig is written always")
 	f.BoolVar(&detach, "detach", false, "go to the background, and return once the node is Ready")
-	f.StringVar(&given.NodeName, "node-name", given.NodeName, "the name of this node")
-	f.Var(addrValue{&given.NodeIP}, "node-ip", "the node's own address (default: the one that the default route leaves by)")
-	f.Var(addrValue{&given.Bind}, "bind-address", "the address that the API and the node's server listen on")
 	f.Uint16Var(&given.APIPort, "api-port", given.APIPort, "the port of the API")
-	f.Uint16Var(&given.NodePort, "node-port", given.NodePort, "the port of the node's server, for logs and exec")
 	f.Var(rangesValue{&given.PodRange, &given.PodRange6}, "pod-range", "the addresses of pods, of which a node takes a /24; after a comma those of IPv6, of which it takes a /64")
 	f.Var(rangesValue{&given.ServiceCIDR, &given.ServiceCIDR6}, "service-range", "the addresses of Services; after a comma those of IPv6")
 	f.Var(portsValue{&given.ServicePorts}, "service-node-port-range", "the ports of nodes that Services take")
 	f.Var(poolsValue{&given.LoadBalancerPool}, "load-balancer-pool", "the addresses that Services of type LoadBalancer get, such as 192.0.2.100-192.0.2.120,192.0.2.128/27 (default: the nodes' own)")
 	f.BoolVar(&given.Unannounced, "load-balancer-unannounced", false, "do not answer for those addresses on the local network (ARP, neighbour advertisements): somebody else leads them here")
-	f.Var(upstreamsValue{&given.Upstreams}, "dns-upstream", "who is asked for names outside the cluster: ADDRESS or ADDRESS:PORT, several by commas (default: those of /etc/resolv.conf)")
 	f.StringVar(&given.Context, "context", given.Context, "the name of the context in kubeconfig files")
-	f.StringVar(&given.CRI, "cri", "", "use another container runtime, such as unix:///run/containerd/containerd.sock")
+	nodeFlags(cmd, &given)
+	f.Int64Var(&toleration, "default-toleration-seconds", 30, "how long pods that say nothing else stay on a node that is lost or not ready; Kubernetes' own: 300")
+	if use == "server" {
+		f.BoolVar(&given.NoAgent, "no-agent", false, "be no node: no pod runs on this machine")
+	}
+	f.StringVar(&config, "config", "", "a YAML file with these flags' names as keys; what is typed comes before it")
 	f.StringVar(&logLevel, "log-level", "warn", "debug, info, warn or error")
 	f.IntVar(&reportFD, "report-fd", 0, "")
 	_ = f.MarkHidden("report-fd")
@@ -100,6 +122,9 @@ func takeFlags(cmd *cobra.Command, s *instance.Settings, given instance.Settings
 		"load-balancer-pool":        func() { s.LoadBalancerPool = given.LoadBalancerPool },
 		"load-balancer-unannounced": func() { s.Unannounced = given.Unannounced },
 		"dns-upstream":              func() { s.Upstreams = given.Upstreams },
+		"no-agent":                  func() { s.NoAgent = given.NoAgent },
+		"node-labels":               func() { s.Labels = given.Labels },
+		"node-taints":               func() { s.Taints = given.Taints },
 	}
 	for name, apply := range set {
 		if cmd.Flags().Changed(name) {
@@ -116,8 +141,12 @@ func parseLevel(s string) (slog.Level, error) {
 	return level, nil
 }
 
-// up is one start of a cluster.
+// runner brings the parts up, and keeps them up until ctx ends.
+type runner func(ctx context.Context) error
+
+// up is one start of a cluster, or of a node.
 type up struct {
+	body       func(*up) runner
 	inst       instance.Instance
 	settings   instance.Settings
 	merge      bool
@@ -153,7 +182,7 @@ func (u *up) foreground(ctx context.Context) error {
 	}
 	defer lock.Release()
 	fmt.Fprintf(u.out, "sampan %s, Kubernetes %s, data in %s\n", version.Sampan, version.Kubernetes, u.inst.Dir)
-	err = u.run(ctx)
+	err = u.body(u)(ctx)
 	var sig signalError
 	if errors.As(context.Cause(ctx), &sig) && err == nil {
 		return nil
@@ -176,10 +205,14 @@ func (u *up) preflight() error {
 	if pid := u.inst.Running(); pid != 0 {
 		return &instance.RunningError{Dir: u.inst.Dir, PID: pid}
 	}
-	missing := preflight.Check(preflight.Want{DataDir: u.inst.Dir, Ports: []preflight.Port{
-		{Addr: netip.AddrPortFrom(u.settings.Bind, u.settings.APIPort), For: "the API", Flag: "--api-port"},
-		{Addr: netip.AddrPortFrom(u.settings.Bind, u.settings.NodePort), For: "the node's server", Flag: "--node-port"},
-	}})
+	var ports []preflight.Port
+	if len(u.settings.Servers) == 0 {
+		ports = append(ports, preflight.Port{Addr: netip.AddrPortFrom(u.settings.Bind, u.settings.APIPort), For: "the API", Flag: "--api-port"})
+	}
+	if !u.settings.NoAgent {
+		ports = append(ports, preflight.Port{Addr: netip.AddrPortFrom(u.settings.Bind, u.settings.NodePort), For: "the node's server", Flag: "--node-port"})
+	}
+	missing := preflight.Check(preflight.Want{DataDir: u.inst.Dir, Ports: ports})
 	if len(missing) == 1 {
 		return errors.New(missing[0])
 	}

@@ -26,6 +26,7 @@ const (
 	tick          = 10 * time.Second
 	leaseDuration = 40 * time.Second
 	heartbeat     = 5 * time.Minute
+	quiet         = time.Minute      // between two words about the same trouble
 	downAfter     = 10 * time.Second // a runtime that only restarts does not make the node unready
 )
 
@@ -96,7 +97,7 @@ func (k *nodeKeeper) run(ctx context.Context) error {
 	ticker := time.NewTicker(min(tick, a.cfg.Lease*5/16))
 	defer ticker.Stop()
 	registered, configured := false, false
-	var looked time.Time
+	var looked, said time.Time
 	retry, woken := 100*time.Millisecond, true
 	for {
 		var failed error
@@ -128,8 +129,9 @@ func (k *nodeKeeper) run(ctx context.Context) error {
 			retry = min(retry, left)
 		}
 		if failed != nil || !configured {
-			if failed != nil && ctx.Err() == nil {
+			if failed != nil && ctx.Err() == nil && time.Since(said) >= quiet {
 				a.log.Warn("node", "again", retry, "error", failed)
+				said = time.Now()
 			}
 			soon = time.After(retry)
 			retry = min(2*retry, tick, a.cfg.Lease/4)

@@ -35,9 +35,20 @@ type Settings struct {
 	// PodRange6 and ServiceCIDR6 are the same of IPv6, for pods and Services with two addresses. Both are set, or neither.
 	PodRange6    netip.Prefix `json:"podRange6,omitzero"`
 	ServiceCIDR6 netip.Prefix `json:"serviceCIDR6,omitzero"`
-	CRI          string       `json:"cri,omitempty"`        // an endpoint to use in place of sampan-runtime
-	Kubeconfig   string       `json:"kubeconfig,omitempty"` // the file that the context was merged into, besides DIR/kubeconfig
-	Context      string       `json:"context"`              // the name of that context
+	// Servers are those that an agent works for; none: this is a server itself. NodePart and NodePart6 are the parts of the pods' ranges that they gave it.
+	Servers   []string     `json:"servers,omitempty"`
+	NodePart  netip.Prefix `json:"nodePart,omitzero"`
+	NodePart6 netip.Prefix `json:"nodePart6,omitzero"`
+	// Labels and Taints are those that the node has from its first start, as in KEY=VALUE and KEY=VALUE:EFFECT.
+	Labels []string `json:"labels,omitempty"`
+	Taints []string `json:"taints,omitempty"`
+	// NoAgent is of a server that is no node itself.
+	NoAgent bool `json:"noAgent,omitempty"`
+	// TolerationSeconds is how long pods that say nothing else stay on a node that is lost or not ready; nil: 30.
+	TolerationSeconds *int64 `json:"defaultTolerationSeconds,omitempty"`
+	CRI               string `json:"cri,omitempty"`        // an endpoint to use in place of sampan-runtime
+	Kubeconfig        string `json:"kubeconfig,omitempty"` // the file that the context was merged into, besides DIR/kubeconfig
+	Context           string `json:"context"`              // the name of that context
 }
 
 // Defaults are the settings of a first start without flags.
@@ -120,15 +131,31 @@ func (s Settings) Validate() error {
 	return errors.Join(errs...)
 }
 
-// NodeRange is the part of the pods' range that the first node takes.
-func (s Settings) NodeRange() netip.Prefix { return netip.PrefixFrom(s.PodRange.Addr(), 24) }
+// NodeRange is this node's part of the pods' range: what an agent was given, and for a server the first.
+func (s Settings) NodeRange() netip.Prefix {
+	if s.NodePart.IsValid() {
+		return s.NodePart
+	}
+	return netip.PrefixFrom(s.PodRange.Addr(), 24)
+}
 
 // NodeRange6 is the same of IPv6; not valid where there is none.
 func (s Settings) NodeRange6() netip.Prefix {
-	if !s.PodRange6.IsValid() {
-		return netip.Prefix{}
+	if !s.PodRange6.IsValid() || s.NodePart6.IsValid() {
+		return s.NodePart6
 	}
 	return netip.PrefixFrom(s.PodRange6.Addr(), 64)
+}
+
+// Command is the subcommand that starts what the settings are of.
+func (s Settings) Command() string {
+	switch {
+	case len(s.Servers) > 0:
+		return "agent"
+	case s.NoAgent:
+		return "server"
+	}
+	return "up"
 }
 
 // Pods, Node and Services are the ranges of each family that there is, IPv4 first.

@@ -35,6 +35,7 @@ type Mirror struct {
 
 	mu      sync.Mutex              // guards the fields below
 	missing int                     // sources that have not
+	down    bool                    // no server has answered since it was said that none does
 	state   map[string]store.Record // until List has given it away; nil then
 	top     int64                   // the highest revision seen
 	listed  int64                   // at which List gave it away
@@ -73,11 +74,28 @@ func (m *Mirror) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// lost says once, for all sources, that no server answers.
+func (m *Mirror) lost(err error) {
+	m.mu.Lock()
+	first := !m.down
+	m.down = true
+	m.mu.Unlock()
+	if first {
+		m.log.Warn("the cluster's servers do not answer; what is known stays as it is", "error", err)
+	} else {
+		m.log.Debug("the cluster's servers do not answer", "error", err)
+	}
+}
+
 // take brings one change in. First says whether the source has yet to tell all that there is.
 func (m *Mirror) take(k *resource.Kind, ch client.Change, first *bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.top = max(m.top, ch.Revision)
+	if m.down {
+		m.down = false
+		m.log.Warn("a server of the cluster answers again")
+	}
 	if ch.Type == client.Synced {
 		if *first {
 			*first = false
