@@ -2,6 +2,7 @@ package nodelifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -29,7 +30,7 @@ type ground struct {
 	told   []string
 	dead   map[string]bool
 	slow   time.Duration // each proof takes so long
-	proofs int
+	broken bool          // the store takes nothing
 }
 
 func (g *ground) Node(name string) *corev1.Node {
@@ -84,10 +85,12 @@ func (g *ground) UpdatePodStatus(_ context.Context, pod *corev1.Pod, change func
 
 func (g *ground) Prove(context.Context) error {
 	g.mu.Lock()
-	slow := g.slow
-	g.proofs++
+	slow, broken := g.slow, g.broken
 	g.mu.Unlock()
 	time.Sleep(slow)
+	if broken {
+		return errors.New("the disk is full")
+	}
 	return nil
 }
 
@@ -309,6 +312,24 @@ func TestALeaseThatLastsShorterFromNowOn(t *testing.T) {
 		g.c.LeaseChanged("n1", time.Second)
 		time.Sleep(Grace + time.Second)
 		g.expect("it has the grace that all have", "n1", corev1.ConditionUnknown, both)
+	})
+}
+
+func TestAStoreThatTakesNothingIsNoDeadNode(t *testing.T) {
+	during(t, Config{}, 3, func(g *ground) {
+		g.die("n0", "n1", "n2")
+		g.mu.Lock()
+		g.broken = true
+		g.mu.Unlock()
+		time.Sleep(time.Hour)
+		g.mu.Lock()
+		g.broken, g.dead = false, map[string]bool{}
+		g.mu.Unlock()
+		time.Sleep(time.Hour)
+		g.expect("all can write again", "n1", corev1.ConditionTrue, "")
+		if len(g.told) > 0 {
+			t.Errorf("told %q", g.told)
+		}
 	})
 }
 

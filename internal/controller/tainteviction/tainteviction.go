@@ -56,8 +56,8 @@ type View interface {
 	Pod(key loop.Key) *corev1.Pod
 	Node(name string) *corev1.Node
 	PodsOn(node string) []*corev1.Pod
-	// Silence is for how long at the least the node has been silent, after all that was written before the call has been seen, and the grace that it has.
-	Silence(ctx context.Context, node string) (silent, grace time.Duration, err error)
+	// Silence is for how long the node has been silent, as far as has been seen, and the grace that it has.
+	Silence(node string) (silent, grace time.Duration)
 }
 
 // API is what this controller writes. Each leaves a pod of another UID alone.
@@ -66,6 +66,8 @@ type API interface {
 	// EndPod deletes the pod with its own grace, DeletePod at once.
 	EndPod(ctx context.Context, pod *corev1.Pod) error
 	DeletePod(ctx context.Context, pod *corev1.Pod) error
+	// Prove writes something and returns once all that was written before it is seen.
+	Prove(ctx context.Context) error
 }
 
 // Recorder tells people.
@@ -179,12 +181,17 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 		f.Fences = fences(node)
 	}
 	if pod.DeletionTimestamp != nil && f.Fences && len(taints) > 0 {
-		var err error
-		if f.Silent, f.Grace, err = c.view.Silence(ctx, pod.Spec.NodeName); err != nil {
-			return fmt.Errorf("ask for how long node %s has been silent: %w", pod.Spec.NodeName, err)
-		}
+		f.Silent, f.Grace = c.view.Silence(pod.Spec.NodeName)
 	}
-	p := Decide(pod, c.starting(pod.Spec.NodeName, taints, f.Now), f)
+	since := c.starting(pod.Spec.NodeName, taints, f.Now)
+	p := Decide(pod, since, f)
+	if p.Fence { // what we have seen may be old: a server that was cut off itself knows of no renewal
+		if err := c.api.Prove(ctx); err != nil {
+			return fmt.Errorf("write, before a pod is taken for dead: %w", err)
+		}
+		f.Silent, f.Grace = c.view.Silence(pod.Spec.NodeName)
+		p = Decide(pod, since, f)
+	}
 	return c.apply(ctx, key, pod, p)
 }
 

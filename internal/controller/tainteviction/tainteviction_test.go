@@ -24,6 +24,7 @@ type ground struct {
 	pods   map[string]*corev1.Pod
 	told   []string
 	silent time.Time // since when the node is
+	behind bool      // the node was heard of, and it has not been seen yet
 }
 
 func (g *ground) Pod(key loop.Key) *corev1.Pod {
@@ -43,10 +44,20 @@ func (g *ground) PodsOn(string) (all []*corev1.Pod) {
 	return all
 }
 
-func (g *ground) Silence(context.Context, string) (silent, grace time.Duration, err error) {
+func (g *ground) Silence(string) (silent, grace time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return time.Since(g.silent), 8 * time.Second, nil
+	return time.Since(g.silent), 8 * time.Second
+}
+
+// Prove shows what was written before: that the node is heard of, if behind says so.
+func (g *ground) Prove(context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.behind {
+		g.silent = time.Now()
+	}
+	return nil
 }
 
 // change stores a changed pod: none if change says so.
@@ -239,5 +250,22 @@ func TestANodeThatSaysLateThatItFences(t *testing.T) {
 		g.mu.Unlock()
 		g.c.NodeChanged("n1", node)
 		g.expect(t, "now it is known that it has ended", "delete a")
+	})
+}
+
+func TestAServerThatHasNotSeenTheLastRenewal(t *testing.T) {
+	during(t, func(t *testing.T, g *ground) {
+		g.node.Annotations = map[string]string{Fences: "true"}
+		g.silent, g.behind = time.Now().Add(-time.Hour), true
+		g.change("a", with())
+		g.taint(corev1.TaintNodeUnreachable)
+		g.expect(t, "it goes", "TaintManagerEviction: Marking for deletion Pod shop/a", "end a")
+		time.Sleep(20 * time.Second)
+		g.expect(t, "the node was heard of")
+		g.mu.Lock()
+		g.behind = false
+		g.mu.Unlock()
+		time.Sleep(time.Hour)
+		g.expect(t, "and then no longer", "delete a")
 	})
 }

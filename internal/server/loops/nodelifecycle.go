@@ -130,13 +130,7 @@ func (n *nodeWatch) Prove(ctx context.Context) error {
 	return n.shown(ctx)
 }
 
-func (n *nodeWatch) Silence(ctx context.Context, node string) (silent, grace time.Duration, err error) {
-	if err := n.shown(ctx); err != nil {
-		return 0, 0, err
-	}
-	silent, grace = n.silence(node)
-	return silent, grace, nil
-}
+func (n *nodeWatch) Silence(node string) (silent, grace time.Duration) { return n.silence(node) }
 
 func (n *nodeWatch) EndPod(ctx context.Context, pod *corev1.Pod) error {
 	return n.delete(ctx, n.pods, pod.Namespace, pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &pod.UID}})
