@@ -307,6 +307,7 @@ func removeLinks(c Config) error {
 		}
 		for _, r := range routes {
 			if r.Priority == c.metric() {
+				errs = append(errs, local(r.LinkIndex, false))
 				errs = append(errs, ignore(netlink.RouteDel(&r), "remove route to "+r.Dst.String()))
 			}
 		}

@@ -273,10 +273,26 @@ func connect(link netlink.Link, tunnels []path) error {
 	return nil
 }
 
+// local lets answers come in by a link to what this node's own programs ask of other nodes' pods by its loopback address (node ports), or no longer. That this opens the
+// loopback addresses to that link is undone by the rule in "loopback".
+func local(link int, on bool) error {
+	l, err := netlink.LinkByIndex(link)
+	if link == 0 || err != nil {
+		return nil // it has gone, and its settings with it
+	}
+	return sysctl("net/ipv4/conf/"+l.Attrs().Name+"/route_localnet", map[bool]string{true: "1", false: "0"}[on])
+}
+
 // route makes the routes to other nodes' ranges be as planned.
 func (n *Network) route(paths []path) error {
-	wanted := map[string]bool{}
+	wanted, links := map[string]bool{}, map[int]bool{}
 	for _, p := range paths {
+		if !links[p.Link] {
+			if err := local(p.Link, true); err != nil {
+				return err
+			}
+			links[p.Link] = true
+		}
 		r := &netlink.Route{
 			Dst: ipnet(p.Range), Gw: p.Via.AsSlice(), LinkIndex: p.Link, Flags: int(netlink.FLAG_ONLINK), Protocol: routeProtocol, Table: unix.RT_TABLE_MAIN,
 			Priority: n.cfg.metric(),
@@ -306,6 +322,11 @@ func (n *Network) route(paths []path) error {
 			}
 			if err := ignore(netlink.RouteDel(&r), "remove the route to "+r.Dst.String()); err != nil {
 				return err
+			}
+			if !links[r.LinkIndex] {
+				if err := local(r.LinkIndex, false); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -125,7 +126,15 @@ func TestPeersComeAndGo(t *testing.T) {
 	if out := ip(t, "route show"); strings.Contains(out, "10.244.1.0") || strings.Contains(out, "10.244.2.0") {
 		t.Errorf("routes of before:\n%s", out)
 	}
+	localnet := func(want string) {
+		t.Helper()
+		if v, err := os.ReadFile("/proc/sys/net/ipv4/conf/world/route_localnet"); err != nil || strings.TrimSpace(string(v)) != want {
+			t.Errorf("route_localnet of the link is %s (%v), want %s", v, err, want)
+		}
+	}
+	localnet("1")
 	set()
+	localnet("0")
 	if out := ip(t, "route show"); out != before {
 		t.Errorf("routes before:\n%s\nand after:\n%s", before, out)
 	}
@@ -136,6 +145,7 @@ func TestPeersComeAndGo(t *testing.T) {
 	if err := Down(ctx, config()); err != nil {
 		t.Fatal(err)
 	}
+	localnet("0")
 	if out := ip(t, "route show") + ip(t, "link show"); strings.Contains(out, "10.244.") || strings.Contains(out, "spvx") {
 		t.Errorf("left behind:\n%s", out)
 	}

@@ -41,7 +41,7 @@ func (n *Network) table() nft.Table {
 	}
 	t := nft.Table{Name: c.Table(), Chains: []nft.Chain{
 		{Name: "loopback", Base: &nft.Base{Hook: nft.Prerouting, Priority: nft.PriorityRaw}, Rules: []nft.Rule{
-			{If: []nft.Match{nft.In{Link: bridge}, nft.To{Prefix: loopback}}, Do: nft.Drop{}, Comment: "pods do not reach the node's loopback"},
+			{If: []nft.Match{nft.In{Link: "lo", Not: true}, nft.To{Prefix: loopback}}, Do: nft.Drop{}, Comment: "nobody else reaches the node's loopback"},
 		}},
 		{Name: "forward", Base: &nft.Base{Hook: nft.Forward, Priority: nft.PriorityFilter}, Rules: append(slices.Clip(unowned),
 			nft.Rule{If: []nft.Match{nft.In{Link: bridge}}, Do: nft.Accept{}, Comment: "from pods"},
