@@ -20,7 +20,7 @@ var floors = [][]string{
 	{"cmd/sampan", "cmd/sampan-runtime", "internal/bundle/pack", "hack", "test"},
 	{"internal/clustertest"},
 	{"internal/server", "internal/agent"},
-	{"internal/apiserver", "internal/scheduler", "internal/controller", "internal/podnet", "internal/proxy", "internal/netpol", "internal/dns", "internal/announce", "internal/volume", "internal/probe", "internal/sweep", "internal/preflight", "internal/runtimeproc", "internal/kubeconfig", "internal/bundle", "internal/instance", "internal/runtime"},
+	{"internal/apiserver", "internal/scheduler", "internal/controller", "internal/podnet", "internal/proxy", "internal/netpol", "internal/dns", "internal/announce", "internal/volume", "internal/probe", "internal/sweep", "internal/preflight", "internal/runtimeproc", "internal/kubeconfig", "internal/bundle", "internal/instance", "internal/runtime", "internal/mirror", "internal/join"},
 	{"internal/registry", "internal/client", "internal/events", "internal/usage"},
 	{"internal/admission", "internal/allocate"},
 	{"internal/cache"},

@@ -113,9 +113,13 @@ func TestANodeDoesWhatItNeeds(t *testing.T) {
 		t.Error(err)
 	}
 	for what, err := range map[string]error{
-		"other secrets": second(n1.CoreV1().Secrets("default").Get(ctx, "t", metav1.GetOptions{})),
-		"all pods":      second(n1.CoreV1().Pods("").List(ctx, metav1.ListOptions{})),
-		"other pods":    second(n1.CoreV1().Pods("default").Get(ctx, "other", metav1.GetOptions{})),
+		"other secrets":               second(n1.CoreV1().Secrets("default").Get(ctx, "t", metav1.GetOptions{})),
+		"other pods":                  second(n1.CoreV1().Pods("default").Get(ctx, "other", metav1.GetOptions{})),
+		"another node's pod's status": second(n1.CoreV1().Pods("default").UpdateStatus(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "other"}}, metav1.UpdateOptions{})),
+		"another node's status":       second(n1.CoreV1().Nodes().UpdateStatus(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, metav1.UpdateOptions{})),
+		"another node":                second(n1.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n3"}}, metav1.CreateOptions{})),
+		"another node's lease":        second(n1.CoordinationV1().Leases(corev1.NamespaceNodeLease).Update(ctx, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "n2"}}, metav1.UpdateOptions{})),
+		"the keys of nodes":           second(n1.CoreV1().ConfigMaps("kube-system").Get(ctx, "sampan-node-keys", metav1.GetOptions{})),
 	} {
 		if !apierrors.IsForbidden(err) {
 			t.Errorf("%s: %v", what, err)

@@ -137,10 +137,10 @@ func approve(p *Plan, csr *certificatesv1.CertificateSigningRequest, request *x5
 		case own:
 			p.Approve, p.Node, p.Key = "Auto approving self kubelet client certificate after SubjectAccessReview.", node, key
 		case !slices.Contains(csr.Spec.Groups, bootstrappers):
-		case f.Rival:
-			p.Deny = fmt.Sprintf("another machine has just joined as %q: choose another name with --node-name", node)
 		case f.Node != nil && f.Key != key: // also a node of which no key is known: a server's own, or one that a person has made
 			p.Deny = fmt.Sprintf("a node named %q belongs to this cluster already, with another key: choose another name with --node-name, or remove that one first: kubectl delete node %s", node, node)
+		case f.Rival:
+			p.Deny = fmt.Sprintf("another machine has just joined as %q: choose another name with --node-name", node)
 		default:
 			p.Approve, p.Node, p.Key = "Auto approving kubelet client certificate after SubjectAccessReview.", node, key
 		}
