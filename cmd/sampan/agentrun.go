@@ -211,8 +211,12 @@ func (r agentRun) keep(ctx context.Context, id *join.Identity, c *client.Client,
 	}
 	defer conn.Close()
 	labels, _ := nodeLabels(r.settings.Labels)
+	first := r.address(c)
+	if !first.IsValid() {
+		first = nodeAddress(netip.Addr{}, network(r.inst, r.settings).Gateway(), r.inst.Bridge())
+	}
 	node := agent.New(agent.Config{
-		NodeName: r.settings.NodeName, NodeIP: r.address(c), NodeIP6: nodeAddress6(r.settings, r.inst.Bridge()),
+		NodeName: r.settings.NodeName, NodeIP: first, NodeIP6: nodeAddress6(r.settings, r.inst.Bridge()),
 		DataDir: r.inst.Dir, PodCIDRs: r.settings.Node(), CgroupParent: r.inst.CgroupParent(), Labels: labels,
 		Lease: agentLease, Unserved: r.unserved, StateDir: r.inst.RunDir(),
 		View: access, API: access, Events: recorder.As("kubelet", r.settings.NodeName), CRI: conn, Ports: pods,
@@ -221,7 +225,9 @@ func (r agentRun) keep(ctx context.Context, id *join.Identity, c *client.Client,
 	})
 	moved := make(chan struct{}, 1)
 	services.onMoved = func() {
-		node.SetAddresses(r.address(c), nodeAddress6(r.settings, r.inst.Bridge()))
+		if now := r.address(c); now.IsValid() { // a link that is down for a while is no new address
+			node.SetAddresses(now, nodeAddress6(r.settings, r.inst.Bridge()))
+		}
 		select {
 		case moved <- struct{}{}:
 		default:
@@ -298,24 +304,26 @@ func (r agentRun) followPolicies(seen *cache.Cache, mirrored *mirror.Mirror, sou
 	})
 }
 
-// address is the node's own: the one that was chosen, or that by which it reaches its server.
+// address is the node's own: the one that was chosen, or that by which it reaches its server. Without a way there it is none.
 func (r agentRun) address(c *client.Client) netip.Addr {
 	if r.settings.NodeIP.IsValid() {
 		return r.settings.NodeIP
 	}
-	gateway := network(r.inst, r.settings).Gateway()
-	if u, err := url.Parse(c.Server()); err == nil {
-		// Connecting a UDP socket sends nothing: the kernel only looks up the route.
-		if conn, err := net.Dial("udp", u.Host); err == nil {
-			defer conn.Close()
-			if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
-				if ip := a.AddrPort().Addr().Unmap(); ip.Is4() && !ip.IsLoopback() && ip != gateway {
-					return ip
-				}
-			}
+	u, err := url.Parse(c.Server())
+	if err != nil {
+		return netip.Addr{}
+	}
+	conn, err := net.Dial("udp", u.Host) // which sends nothing: the kernel only looks up the route
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer conn.Close()
+	if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
+		if ip := a.AddrPort().Addr().Unmap(); ip.Is4() && !ip.IsLoopback() && ip != network(r.inst, r.settings).Gateway() {
+			return ip
 		}
 	}
-	return nodeAddress(netip.Addr{}, gateway, r.inst.Bridge())
+	return netip.Addr{}
 }
 
 // unserved says whether all servers' machines are there and say that no server runs: then nobody takes this node for lost, and a server that starts begins to

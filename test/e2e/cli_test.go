@@ -83,7 +83,7 @@ func TestSecretsAreTheOwnersAloneAndStrangersSeeNothing(t *testing.T) {
 }
 
 func TestResetAfterEverythingWasKilledLeavesNothing(t *testing.T) {
-	before := machine(t)
+	before := leftBehind(t)
 	c := newCluster(t, 0)
 	c.load(images.Archive(t, images.Busybox))
 	c.apply(counter)
@@ -91,7 +91,7 @@ func TestResetAfterEverythingWasKilledLeavesNothing(t *testing.T) {
 	kill(t, c.pid("sampan-runtime"))
 	kill(t, c.pid("sampan"))
 	c.sampan("reset")
-	if after := machine(t); after != before {
+	if after := leftBehind(t); after != before {
 		t.Errorf("reset left something behind:\nbefore:\n%s\nafter:\n%s", before, after)
 	}
 	if _, err := os.Stat(c.dir); err == nil {

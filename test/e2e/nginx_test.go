@@ -14,9 +14,9 @@ const manifests = "../manifests/"
 
 // TestTheManifestBecomesAServingNginx is the main job, from an image archive.
 func TestTheManifestBecomesAServingNginx(t *testing.T) {
-	before := machine(t)
+	before := leftBehind(t)
 	t.Cleanup(func() { // after the cluster's own clean-up, since that is registered later
-		if after := machine(t); after != before {
+		if after := leftBehind(t); after != before {
 			t.Errorf("reset left something behind:\nbefore:\n%s\nafter:\n%s", before, after)
 		}
 	})
@@ -73,8 +73,8 @@ func TestTheManifestFromARegistry(t *testing.T) {
 	contains(t, "describe", c.kubectl("describe", "pod", "absent"), "NAME_UNKNOWN")
 }
 
-// machine lists what this run's clusters could leave behind: links, routes, rules, mounts, control groups, files in /run. Others on the machine are left out.
-func machine(t *testing.T) string {
+// leftBehind lists what this run's clusters could leave behind: links, routes, rules, mounts, control groups, files in /run. Others on the machine are left out.
+func leftBehind(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
 	for _, pattern := range []string{"/sys/fs/cgroup/sampan-*", "/sys/fs/cgroup/*/sampan-*", "/run/sampan/*"} {

@@ -93,6 +93,7 @@ type cluster struct {
 	t    testing.TB
 	dir  string
 	args []string // of up, beside --data-dir
+	on   *machine // where it runs; nil: in the run's own network namespace
 }
 
 // ids are those of all clusters that this run has started.
@@ -151,7 +152,11 @@ func (c *cluster) command(ctx context.Context, args ...string) *exec.Cmd {
 	if args[0] == "image" { // its subcommand stands before the flag's place
 		args[0], args[1], args[2] = "image", args[2], args[1]
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin(c.t), "sampan"), args...)
+	words := append([]string{filepath.Join(bin(c.t), "sampan")}, args...)
+	if c.on != nil {
+		words = c.on.words(words...)
+	}
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.Env = append(os.Environ(), "HOME="+filepath.Dir(c.dir), "KUBECONFIG=")
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
