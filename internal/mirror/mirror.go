@@ -66,9 +66,7 @@ func (m *Mirror) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, f := range m.followers {
 		g.Go(func() error {
-			return f.Run(ctx, func(err error) {
-				m.log.Warn("the cluster's servers do not answer; what is known stays as it is", "error", err)
-			})
+			return f.Run(ctx, m.lost)
 		})
 	}
 	return g.Wait()
