@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -75,21 +76,29 @@ func (s *Scheduler) place(key loop.Key, pod *corev1.Pod, p *placement, gained ga
 	if p != nil {
 		p.assumed = nil
 		if p.node.Name == pod.Spec.NodeName && p.use.asked.equal(u.asked) {
+			if m := p.node.members[key]; m == nil || m.ending != (pod.DeletionTimestamp != nil) || !maps.Equal(m.labels, pod.Labels) {
+				s.nodes.part(key, p.node)
+				s.nodes.join(memberOf(pod, u), p.node)
+				gained[p.node] |= byNeighbours | bySpread
+			}
 			return
 		}
 		s.unplace(key, p, gained) // resized, or bound elsewhere by another
 	}
 	p = &placement{uid: pod.UID, use: u}
 	p.node = s.nodes.add(pod.Spec.NodeName, u)
+	s.nodes.join(memberOf(pod, u), p.node)
 	s.placed[key] = p
+	gained[p.node] |= byNeighbours | bySpread
 }
 
 // unplace gives back what the pod took.
 func (s *Scheduler) unplace(key loop.Key, p *placement, gained gains) {
 	delete(s.placed, key)
+	s.nodes.part(key, p.node)
 	s.nodes.take(p.node, p.use)
 	if p.node.exists {
-		gained[p.node] |= byResources | byPorts
+		gained[p.node] |= byResources | byPorts | byNeighbours | bySpread
 	}
 }
 
@@ -141,7 +150,7 @@ func (s *Scheduler) takeBack(ctx context.Context, f failure, now time.Time, gain
 }
 
 // wakeThoseThatFit tries each pod that fits nowhere on the nodes that have gained what it failed by. A pod that would
-// still be refused there sleeps on.
+// still be refused there sleeps on. One that was refused for other pods' sake is woken by any that comes or goes: what they are to it is counted when it is tried.
 func (s *Scheduler) wakeThoseThatFit(gained gains, now time.Time) {
 	if len(gained) == 0 || s.queue.count[unschedulable] == 0 {
 		return
@@ -151,7 +160,12 @@ func (s *Scheduler) wakeThoseThatFit(gained gains, now time.Time) {
 		if w.place != unschedulable {
 			continue
 		}
+		const others = byNeighbours | bySpread
 		for node, filters := range gained {
+			if w.failed&others != 0 && filters&w.failed != 0 {
+				woken = append(woken, w)
+				break
+			}
 			if (w.failed == 0 || w.failed&filters != 0) && node.exists && fits(w.need, node) {
 				woken = append(woken, w)
 				break

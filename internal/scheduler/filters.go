@@ -18,13 +18,14 @@ const (
 	byAffinity
 	byPorts
 	byResources
+	bySpread
+	byNeighbours
 
-	everyFilter = byCordon | byName | byTaints | byAffinity | byPorts | byResources
+	everyFilter = byCordon | byName | byTaints | byAffinity | byPorts | byResources | bySpread | byNeighbours
 )
 
-// filter decides whether a node will do for a pod. It looks at this pod and this node alone: those that look at other
-// pods (inter-pod affinity, topology spread) will come after these, with what they need counted once a pod in Need,
-// and will have to be woken by changes on other nodes too (see wake).
+// filter decides whether a node will do for a pod. It looks at this pod and this node alone, and for the last two (topology spread, inter-pod affinity)
+// at what survey has counted of all others.
 type filter struct {
 	bit  Filters
 	name string // as Kubernetes calls the plugin
@@ -43,6 +44,8 @@ var filters = [...]filter{
 		return []string{"node(s) didn't have free ports for the requested pod ports"}, false
 	}},
 	{byResources, "NodeResourcesFit", enough, whyNotEnough},
+	{bySpread, "PodTopologySpread", even, whyUneven},
+	{byNeighbours, "InterPodAffinity", neighbourly, whyUnneighbourly},
 }
 
 func finally(reason string) func(*Need, *Node) ([]string, bool) {

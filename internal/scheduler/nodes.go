@@ -7,6 +7,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"sampan.dev/internal/loop"
 )
 
 // Node is what the scheduler keeps of a node: what it offers and what is taken of it. It is brought up to date with
@@ -25,6 +28,10 @@ type Node struct {
 	pods         int64
 	ports        []port
 	hash         uint64 // of the name, to break ties
+
+	members map[loop.Key]*member // its pods
+	owners  map[types.UID]int    // how many of them each controller has that are not being deleted
+	images  map[string]int64     // bytes, by name
 }
 
 // Nodes are all nodes, as one goroutine sees and changes them.
@@ -33,11 +40,21 @@ type Nodes struct {
 	list   []*Node // those that exist, in no order that means anything
 	next   int     // where in list the next search begins, so that a search that stops early is fair
 
-	scratch []scored // of Pick
+	// Namespaces gives the labels of a namespace, for pods that select others by them.
+	Namespaces Namespaces
+
+	demanding map[loop.Key]*member // pods that ask something of their neighbours
+	holders   map[string]int       // of each image: on how many nodes it is
+	scratch   []scored             // of Pick
 }
 
 // NewNodes is a cluster without nodes.
-func NewNodes() *Nodes { return &Nodes{byName: map[string]*Node{}} }
+func NewNodes() *Nodes {
+	return &Nodes{
+		byName: map[string]*Node{}, demanding: map[loop.Key]*member{}, holders: map[string]int{},
+		Namespaces: func(string) map[string]string { return nil },
+	}
+}
 
 // Len is the number of nodes that exist.
 func (n *Nodes) Len() int { return len(n.list) }
@@ -71,6 +88,7 @@ func (n *Nodes) Set(object *corev1.Node) (*Node, Filters) {
 	}
 	node.taints, node.cordoned = object.Spec.Taints, object.Spec.Unschedulable
 	node.allocatable, node.podsMost = allocatable, podsMost
+	n.hold(node, object.Status.Images)
 	return node, gained
 }
 
@@ -83,6 +101,7 @@ func (n *Nodes) Remove(name string) {
 	i := slices.Index(n.list, node)
 	n.list = slices.Delete(n.list, i, i+1)
 	node.exists, node.object, node.taints = false, nil, nil
+	n.hold(node, nil)
 	n.drop(node)
 }
 

@@ -3,9 +3,12 @@ package scheduler
 import (
 	"cmp"
 	"hash/fnv"
+	"math"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
@@ -18,11 +21,19 @@ type Need struct {
 	preferred *nodeaffinity.PreferredSchedulingTerms // nil: none
 	names     []string                               // the only nodes that affinity leaves; nil: any
 	hash      uint64                                 // of the pod's name, to break ties
+
+	terms       *terms       // what it asks of its neighbours; nil: nothing
+	constraints []constraint // of its spread
+	controller  types.UID
+	across      *across // what survey has counted for the attempt under way; nil: there is nothing to count
 }
 
 // NeedOf works out what the pod asks for.
 func NeedOf(pod *corev1.Pod) *Need {
-	n := &Need{Pod: pod, use: useOf(pod), required: nodeaffinity.GetRequiredNodeAffinity(pod)}
+	n := &Need{Pod: pod, use: useOf(pod), required: nodeaffinity.GetRequiredNodeAffinity(pod), terms: termsOf(pod), constraints: constraintsOf(pod)}
+	if c := metav1.GetControllerOfNoCopy(pod); c != nil {
+		n.controller = c.UID
+	}
 	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil {
 		if terms := a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution; len(terms) > 0 {
 			n.preferred, _ = nodeaffinity.NewPreferredSchedulingTerms(terms) // what does not parse prefers nothing; validation refuses it
@@ -67,12 +78,17 @@ type scored struct {
 	node                   *Node
 	fit, balance, prefer   int64
 	unwelcome, total, luck int64
+	image, company         int64
+	crowd                  float64
+	uncounted              bool // it is without a label that the pod would be spread by
 }
 
 // Weights of the scores, Kubernetes' own.
 const (
 	weightTaints   = 3
 	weightAffinity = 2
+	weightSpread   = 2
+	weightCompany  = 2
 	scoreMost      = 100
 )
 
@@ -80,6 +96,7 @@ const (
 // for the same arguments its answer is the same, but that a search among more than a hundred nodes stops once it has
 // seen enough that fit, and the next one begins where it stopped.
 func Pick(n *Need, nodes *Nodes) (*Node, *Refusal) {
+	survey(n, nodes)
 	candidates, enough := nodes.list, feasibleEnough(len(nodes.list))
 	start := nodes.next
 	if n.names != nil {
@@ -104,7 +121,7 @@ func Pick(n *Need, nodes *Nodes) (*Node, *Refusal) {
 	case 1:
 		return feasible[0].node, nil
 	}
-	score(n, feasible)
+	score(n, nodes, feasible)
 	return slices.MaxFunc(feasible, func(a, b scored) int {
 		return cmp.Or(cmp.Compare(a.total, b.total), cmp.Compare(a.luck, b.luck), cmp.Compare(b.node.Name, a.node.Name))
 	}).node, nil
@@ -133,7 +150,8 @@ func feasibleEnough(nodes int) int {
 }
 
 // score fills in the totals.
-func score(n *Need, feasible []scored) {
+func score(n *Need, nodes *Nodes, feasible []scored) {
+	brothers := siblingsOf(n, nodes)
 	var preferMost, unwelcomeMost int64
 	for i := range feasible {
 		s := &feasible[i]
@@ -144,17 +162,62 @@ func score(n *Need, feasible []scored) {
 		}
 		s.unwelcome = unwelcome(n, s.node)
 		preferMost, unwelcomeMost = max(preferMost, s.prefer), max(unwelcomeMost, s.unwelcome)
+		s.image = nodes.pulled(n, s.node)
+		s.company = company(n, s.node)
+		switch {
+		case brothers != nil:
+			s.crowd = brothers.crowd(n, s.node)
+		case n.across != nil:
+			var counts bool
+			s.crowd, counts = crowd(n, s.node)
+			s.uncounted = !counts
+		}
 		s.luck = int64(mix(n.hash^s.node.hash) >> 1)
 	}
 	for i := range feasible {
 		s := &feasible[i]
-		s.total = s.fit + s.balance
+		s.total = s.fit + s.balance + s.image
 		if preferMost > 0 {
 			s.total += weightAffinity * (scoreMost * s.prefer / preferMost)
 		}
 		if unwelcomeMost > 0 {
 			s.total += weightTaints * (scoreMost - scoreMost*s.unwelcome/unwelcomeMost)
 		}
+	}
+	addSpread(feasible)
+	addCompany(feasible)
+}
+
+// addSpread and addCompany put what was counted of other pods on Kubernetes' scale, from the worst of the nodes to the best.
+func addSpread(feasible []scored) {
+	least, most := math.Inf(1), 0.0
+	for i := range feasible {
+		if !feasible[i].uncounted {
+			least, most = min(least, feasible[i].crowd), max(most, feasible[i].crowd)
+		}
+	}
+	for i := range feasible {
+		switch s := &feasible[i]; {
+		case s.uncounted:
+		case most == 0:
+			s.total += weightSpread * scoreMost
+		default:
+			s.total += weightSpread * int64(scoreMost*(most+least-s.crowd)/most)
+		}
+	}
+}
+
+func addCompany(feasible []scored) {
+	least, most := int64(math.MaxInt64), int64(math.MinInt64)
+	for i := range feasible {
+		least, most = min(least, feasible[i].company), max(most, feasible[i].company)
+	}
+	if least == most {
+		return
+	}
+	for i := range feasible {
+		s := &feasible[i]
+		s.total += weightCompany * (scoreMost * (s.company - least) / (most - least))
 	}
 }
 

@@ -84,7 +84,7 @@ func affine(required *corev1.NodeSelector, preferred ...corev1.PreferredScheduli
 	}
 }
 
-func term(key string, values ...string) corev1.NodeSelectorTerm {
+func nodeTerm(key string, values ...string) corev1.NodeSelectorTerm {
 	return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: corev1.NodeSelectorOpIn, Values: values}}}
 }
 
@@ -165,7 +165,7 @@ func TestPick(t *testing.T) {
 		{"the selector matches a node", cluster(aNode("n1", ""), aNode("n2", "", labelled("disk", "ssd"))), aPod("a", "", selecting("disk", "ssd")), "n2", ""},
 		{
 			"required affinity matches a node", cluster(aNode("n1", "", labelled("zone", "a")), aNode("n2", "", labelled("zone", "b"))),
-			aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{term("zone", "b", "c")}})), "n2", "",
+			aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{nodeTerm("zone", "b", "c")}})), "n2", "",
 		},
 		{"affinity by name looks at that node alone", cluster(aNode("n1", ""), aNode("n2", "")), aPod("a", "", affine(byNodeName("n2"))), "n2", ""},
 		{
@@ -180,7 +180,7 @@ func TestPick(t *testing.T) {
 		{"the same port of another protocol is free", cluster(aNode("n1", ""), aPod("x", "", on("n1"), hostPort("", 80, "TCP"))), aPod("a", "", hostPort("", 80, "UDP")), "n1", ""},
 		{"the same port of another address is free", cluster(aNode("n1", ""), aPod("x", "", on("n1"), hostPort("10.0.0.2", 80, "TCP"))), aPod("a", "", hostPort("10.0.0.1", 80, "TCP")), "n1", ""},
 		{"the emptier node is better", cluster(aNode("n1", "cpu=4 memory=4Gi"), aNode("n2", "cpu=4 memory=4Gi"), aPod("x", "cpu=1 memory=1Gi", on("n1"))), aPod("a", "cpu=1 memory=1Gi"), "n2", ""},
-		{"a preferred node is better than an emptier one", cluster(aNode("n1", "cpu=4 memory=4Gi", labelled("disk", "ssd")), aNode("n2", "cpu=4 memory=4Gi"), aPod("x", "cpu=2 memory=2Gi", on("n1"))), aPod("a", "cpu=1", affine(nil, corev1.PreferredSchedulingTerm{Weight: 10, Preference: term("disk", "ssd")})), "n1", ""},
+		{"a preferred node is better than an emptier one", cluster(aNode("n1", "cpu=4 memory=4Gi", labelled("disk", "ssd")), aNode("n2", "cpu=4 memory=4Gi"), aPod("x", "cpu=2 memory=2Gi", on("n1"))), aPod("a", "cpu=1", affine(nil, corev1.PreferredSchedulingTerm{Weight: 10, Preference: nodeTerm("disk", "ssd")})), "n1", ""},
 		{"a node that would rather not is the last choice", cluster(aNode("n1", "cpu=4 memory=4Gi", tainted("k", "", corev1.TaintEffectPreferNoSchedule)), aNode("n2", "cpu=4 memory=4Gi"), aPod("x", "cpu=3 memory=3Gi", on("n2"))), aPod("a", "cpu=1"), "n2", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -29,6 +29,8 @@ const Name = corev1.DefaultSchedulerName
 type Source interface {
 	Pod(key loop.Key) *corev1.Pod
 	Node(name string) *corev1.Node
+	// NamespaceLabels are those of a namespace; nil if there is none.
+	NamespaceLabels(name string) map[string]string
 }
 
 // API is what the scheduler writes.
@@ -102,6 +104,7 @@ func New(c Config) *Scheduler {
 		Config: c, wake: make(chan struct{}, 1), slots: make(chan struct{}, c.Writes),
 		nodes: NewNodes(), queue: newQueue(), placed: map[loop.Key]*placement{},
 	}
+	s.nodes.Namespaces = c.Source.NamespaceLabels
 	s.changed.reset()
 	s.queue.moved = c.Metrics.moved
 	return s
@@ -188,6 +191,7 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 	}
 	p := &placement{uid: w.pod().UID, use: w.need.use, assumed: w}
 	p.node = s.nodes.add(node.Name, p.use)
+	s.nodes.join(memberOf(w.pod(), p.use), p.node)
 	s.placed[w.key] = p
 	pod, name := w.pod(), node.Name // the binding must not read what this goroutine changes
 	attempts, added := w.attempts, w.added

@@ -41,6 +41,10 @@ func (w *world) Pod(key loop.Key) *corev1.Pod {
 	return w.pods[key]
 }
 
+func (w *world) NamespaceLabels(name string) map[string]string {
+	return map[string]string{"name": name}
+}
+
 func (w *world) Node(name string) *corev1.Node {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -71,6 +71,14 @@ func (w *world) Pod(key loop.Key) *corev1.Pod {
 	return get[*corev1.Pod](w, w.pods, key.Namespace, key.Name)
 }
 
+// NamespaceLabels implements scheduler.Source.
+func (w *world) NamespaceLabels(name string) map[string]string {
+	if o := w.Cache.Snapshot().Get(w.namespaces, "", name); o != nil {
+		return cache.Typed[*corev1.Namespace](o).Labels
+	}
+	return nil
+}
+
 func (w *world) Node(name string) *corev1.Node { return get[*corev1.Node](w, w.nodes, "", name) }
 
 func (w *world) Namespace(name string) *corev1.Namespace {
