@@ -57,6 +57,7 @@ func (s *Scheduler) look(ctx context.Context, key loop.Key, now time.Time, gaine
 	w := s.queue.pods[key]
 	if w != nil && (pod == nil || pod.UID != w.pod().UID || !ours(pod)) {
 		s.queue.leave(w)
+		s.nodes.forget(key)
 		w = nil
 	}
 	switch {

@@ -128,25 +128,36 @@ func portsFree(n *Need, node *Node) bool {
 }
 
 func enough(n *Need, node *Node) bool {
-	if node.pods+1 > node.podsMost {
+	taken, pods := node.used, node.pods
+	if len(node.promises) > 0 {
+		taken, pods = node.takenFor(n)
+	}
+	if pods+1 > node.podsMost {
 		return false
 	}
 	asked, free := &n.use.asked, &node.allocatable
-	if asked.cpu > 0 && asked.cpu > free.cpu-node.used.cpu ||
-		asked.memory > 0 && asked.memory > free.memory-node.used.memory ||
-		asked.storage > 0 && asked.storage > free.storage-node.used.storage {
+	if asked.cpu > 0 && asked.cpu > free.cpu-taken.cpu ||
+		asked.memory > 0 && asked.memory > free.memory-taken.memory ||
+		asked.storage > 0 && asked.storage > free.storage-taken.storage {
 		return false
 	}
 	for name, q := range asked.extended {
-		if q > 0 && q > free.extended[name]-node.used.extended[name] {
+		if q > 0 && q > free.extended[name]-taken.extended[name] {
 			return false
 		}
 	}
 	return true
 }
 
+// takenFor is what of the node is taken or promised, as this pod has to see it.
+func (node *Node) takenFor(n *Need) (amounts, int64) {
+	promised, pods := node.promisedTo(n)
+	return promised.plus(node.used, 1), node.pods + pods
+}
+
 func whyNotEnough(n *Need, node *Node) (reasons []string, final bool) {
-	if node.pods+1 > node.podsMost {
+	taken, pods := node.takenFor(n)
+	if pods+1 > node.podsMost {
 		reasons = append(reasons, "Too many pods")
 	}
 	check := func(name corev1.ResourceName, asked, all, used int64) {
@@ -155,7 +166,7 @@ func whyNotEnough(n *Need, node *Node) (reasons []string, final bool) {
 			final = final || asked > all
 		}
 	}
-	asked, all, used := &n.use.asked, &node.allocatable, &node.used
+	asked, all, used := &n.use.asked, &node.allocatable, &taken
 	check(corev1.ResourceCPU, asked.cpu, all.cpu, used.cpu)
 	check(corev1.ResourceMemory, asked.memory, all.memory, used.memory)
 	check(corev1.ResourceEphemeralStorage, asked.storage, all.storage, used.storage)

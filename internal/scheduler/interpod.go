@@ -158,6 +158,3 @@ func company(n *Need, node *Node) (sum int64) {
 	}
 	return sum
 }
-
-// crosses says whether what other nodes have may decide about the pod.
-func (n *Need) crosses() bool { return n.terms != nil || len(n.constraints) > 0 }

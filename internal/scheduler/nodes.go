@@ -32,6 +32,8 @@ type Node struct {
 	members map[loop.Key]*member // its pods
 	owners  map[types.UID]int    // how many of them each controller has that are not being deleted
 	images  map[string]int64     // bytes, by name
+
+	promises []promise // pods that room is made for here
 }
 
 // Nodes are all nodes, as one goroutine sees and changes them.
@@ -45,13 +47,14 @@ type Nodes struct {
 
 	demanding map[loop.Key]*member // pods that ask something of their neighbours
 	holders   map[string]int       // of each image: on how many nodes it is
+	promised  map[loop.Key]*Node   // where room is made for a pod
 	scratch   []scored             // of Pick
 }
 
 // NewNodes is a cluster without nodes.
 func NewNodes() *Nodes {
 	return &Nodes{
-		byName: map[string]*Node{}, demanding: map[loop.Key]*member{}, holders: map[string]int{},
+		byName: map[string]*Node{}, demanding: map[loop.Key]*member{}, holders: map[string]int{}, promised: map[loop.Key]*Node{},
 		Namespaces: func(string) map[string]string { return nil },
 	}
 }

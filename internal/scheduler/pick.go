@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"sampan.dev/internal/loop"
 )
 
 // Need is what a pod asks of a node, worked out once.
@@ -22,6 +24,8 @@ type Need struct {
 	names     []string                               // the only nodes that affinity leaves; nil: any
 	hash      uint64                                 // of the pod's name, to break ties
 
+	key         loop.Key
+	priority    int32
 	terms       *terms       // what it asks of its neighbours; nil: nothing
 	constraints []constraint // of its spread
 	controller  types.UID
@@ -30,7 +34,10 @@ type Need struct {
 
 // NeedOf works out what the pod asks for.
 func NeedOf(pod *corev1.Pod) *Need {
-	n := &Need{Pod: pod, use: useOf(pod), required: nodeaffinity.GetRequiredNodeAffinity(pod), terms: termsOf(pod), constraints: constraintsOf(pod)}
+	n := &Need{Pod: pod, use: useOf(pod), required: nodeaffinity.GetRequiredNodeAffinity(pod), terms: termsOf(pod), constraints: constraintsOf(pod), key: keyOf(pod)}
+	if pod.Spec.Priority != nil {
+		n.priority = *pod.Spec.Priority
+	}
 	if c := metav1.GetControllerOfNoCopy(pod); c != nil {
 		n.controller = c.UID
 	}

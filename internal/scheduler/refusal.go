@@ -15,6 +15,10 @@ type Refusal struct {
 
 	failed Filters // all that refused a node; none if there is no node
 	never  bool    // the pod does not push out others
+
+	hopeless map[string][]string // by node: why nobody's going would help
+	waits    bool                // it waits for those that go for its sake
+	made     bool                // room is being made
 }
 
 // Verdict is why one node will not do.
@@ -58,22 +62,35 @@ func (r *Refusal) Error() string {
 		counts["node(s) didn't satisfy plugin(s) [NodeAffinity]"] += absent
 	}
 	sentence := fmt.Sprintf("0/%d nodes are available: %s.", r.Nodes, tally(counts))
+	if r.made {
+		return sentence
+	}
+	if r.waits {
+		return sentence + " preemption: not eligible due to a terminating pod on the nominated node."
+	}
 	if r.never {
 		return sentence + " preemption: not eligible due to preemptionPolicy=Never."
 	}
 	return sentence + fmt.Sprintf(" preemption: 0/%d nodes are available: %s.", r.Nodes, tally(r.preemption()))
 }
 
-// preemption counts what pushing out pods of lower priority would come to. Pods of different priorities come with a
-// later kind, and with them the pushing; until then there are never victims.
+// preemption counts what pushing out pods of lower priority would come to.
 func (r *Refusal) preemption() map[string]int {
-	counts := map[string]int{}
+	counts, rest := map[string]int{}, r.Nodes
 	for _, v := range r.Verdicts {
-		if !v.Final {
-			counts["No preemption victims found for incoming pod"]++
+		if v.Final {
+			continue
+		}
+		rest--
+		why := r.hopeless[v.Node]
+		if len(why) == 0 {
+			why = []string{noVictims}
+		}
+		for _, reason := range why {
+			counts[reason]++
 		}
 	}
-	if rest := r.Nodes - counts["No preemption victims found for incoming pod"]; rest > 0 {
+	if rest > 0 {
 		counts["Preemption is not helpful for scheduling"] = rest
 	}
 	return counts

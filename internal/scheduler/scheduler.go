@@ -1,6 +1,7 @@
 // Package scheduler gives each pod without a node the node it should run on.
 //
-// It watches Pods and Nodes; it writes Bindings, the PodScheduled condition of pods that fit nowhere, and Events.
+// It watches Pods and Nodes, and reads Namespaces and PodDisruptionBudgets; it writes Bindings, the PodScheduled condition and the nominated node of pods that fit
+// nowhere, and Events; and it deletes pods of lower priority that have to make room.
 // Always: it binds only pods that name it in spec.schedulerName, have no node, no scheduling gates and are not being
 // deleted; what a pod takes of a node is counted from the moment it is decided, before any cache can show it; a pod
 // that fits nowhere is tried again when something has changed that lets it fit, and not before.
@@ -31,6 +32,8 @@ type Source interface {
 	Node(name string) *corev1.Node
 	// NamespaceLabels are those of a namespace; nil if there is none.
 	NamespaceLabels(name string) map[string]string
+	// Budgets are the PodDisruptionBudgets of a namespace.
+	Budgets(namespace string) []Budget
 }
 
 // API is what the scheduler writes.
@@ -38,6 +41,10 @@ type API interface {
 	Bind(ctx context.Context, binding *corev1.Binding) error
 	// SetCondition sets a condition of the pod, unless the pod has been replaced by one of another UID.
 	SetCondition(ctx context.Context, key loop.Key, uid types.UID, condition corev1.PodCondition) error
+	// Nominate says on the pod which node room is made on for it.
+	Nominate(ctx context.Context, key loop.Key, uid types.UID, node string) error
+	// Evict sets the condition on a pod that is to make room, and deletes it with its own grace.
+	Evict(ctx context.Context, key loop.Key, uid types.UID, condition corev1.PodCondition) error
 }
 
 // Recorder tells what happened to a pod.
@@ -185,10 +192,12 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 	if refusal != nil {
 		s.Metrics.attempted("unschedulable", time.Since(begun))
 		w.failed = refusal.failed
+		s.preempt(ctx, w, refusal)
 		s.queue.put(w, unschedulable, "ScheduleAttemptFailure")
 		s.write(ctx, func() { s.tellUnschedulable(ctx, w.pod(), refusal.Error()) })
 		return
 	}
+	s.nodes.forget(w.key)
 	p := &placement{uid: w.pod().UID, use: w.need.use, assumed: w}
 	p.node = s.nodes.add(node.Name, p.use)
 	s.nodes.join(memberOf(w.pod(), p.use), p.node)

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -39,6 +40,39 @@ func (w *world) Pod(key loop.Key) *corev1.Pod {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.pods[key]
+}
+
+func (w *world) Budgets(string) []Budget { return nil }
+
+func (w *world) Nominate(_ context.Context, key loop.Key, uid types.UID, node string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	pod := w.pods[key]
+	if pod == nil || pod.UID != uid {
+		return apierrors.NewNotFound(corev1.Resource("pods"), key.Name)
+	}
+	pod = pod.DeepCopy()
+	pod.Status.NominatedNodeName = node
+	w.pods[key] = pod
+	w.note("%s for %s", node, key.Name)
+	w.s.PodChanged(key)
+	return nil
+}
+
+func (w *world) Evict(_ context.Context, key loop.Key, uid types.UID, c corev1.PodCondition) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	pod := w.pods[key]
+	if pod == nil || pod.UID != uid {
+		return apierrors.NewNotFound(corev1.Resource("pods"), key.Name)
+	}
+	pod = pod.DeepCopy()
+	now := metav1.Now()
+	pod.DeletionTimestamp = &now
+	w.pods[key] = pod
+	w.note("%s is evicted: %s", key.Name, c.Reason)
+	w.s.PodChanged(key)
+	return nil
 }
 
 func (w *world) NamespaceLabels(name string) map[string]string {

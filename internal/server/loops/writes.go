@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -13,6 +14,7 @@ import (
 	"sampan.dev/internal/controller/garbage"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/resource"
+	"sampan.dev/internal/scheduler"
 )
 
 // Bind is the scheduler's; it needs no waiting, since the scheduler counts its decisions itself.
@@ -30,6 +32,41 @@ func (w *world) SetCondition(ctx context.Context, key loop.Key, uid types.UID, c
 		return nil
 	}), metav1.UpdateOptions{})
 	return err
+}
+
+// Nominate is the scheduler's.
+func (w *world) Nominate(ctx context.Context, key loop.Key, uid types.UID, node string) error {
+	_, _, err := w.Registry.Update(ctx, w.pods, "status", key.Namespace, key.Name, changePod(uid, func(pod *corev1.Pod) error {
+		pod.Status.NominatedNodeName = node
+		return nil
+	}), metav1.UpdateOptions{})
+	return err
+}
+
+// Evict is the scheduler's.
+func (w *world) Evict(ctx context.Context, key loop.Key, uid types.UID, condition corev1.PodCondition) error {
+	_, _, err := w.Registry.Update(ctx, w.pods, "status", key.Namespace, key.Name, changePod(uid, func(pod *corev1.Pod) error {
+		setCondition(&pod.Status, condition)
+		return nil
+	}), metav1.UpdateOptions{})
+	if err != nil {
+		return err
+	}
+	return w.delete(ctx, w.pods, key.Namespace, key.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+}
+
+// Budgets is the scheduler's.
+func (w *world) Budgets(namespace string) (all []scheduler.Budget) {
+	kind := w.kindOf(policyv1.SchemeGroupVersion.WithKind("PodDisruptionBudget"))
+	for o := range w.Cache.Snapshot().List(kind, cache.Selection{Namespace: namespace}) {
+		b := cache.Typed[*policyv1.PodDisruptionBudget](o)
+		selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+		if err != nil || selector.Empty() {
+			continue
+		}
+		all = append(all, scheduler.Budget{Pods: selector, Allowed: b.Status.DisruptionsAllowed, Going: b.Status.DisruptedPods})
+	}
+	return all
 }
 
 func (w *world) CreateServiceAccount(ctx context.Context, account *corev1.ServiceAccount) error {
