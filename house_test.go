@@ -19,7 +19,7 @@ const module = "sampan.dev/"
 var floors = [][]string{
 	{"cmd/sampan", "cmd/sampan-runtime", "internal/bundle/pack", "hack", "test"},
 	{"internal/clustertest"},
-	{"internal/server", "internal/agent"},
+	{"internal/server", "internal/agent", "internal/simulate"},
 	{"internal/apiserver", "internal/scheduler", "internal/controller", "internal/podnet", "internal/proxy", "internal/netpol", "internal/dns", "internal/announce", "internal/volume", "internal/probe", "internal/sweep", "internal/preflight", "internal/runtimeproc", "internal/kubeconfig", "internal/bundle", "internal/instance", "internal/runtime", "internal/mirror", "internal/join"},
 	{"internal/registry", "internal/client", "internal/events", "internal/usage"},
 	{"internal/admission", "internal/allocate"},
@@ -27,7 +27,7 @@ var floors = [][]string{
 	{"internal/endpoint"},
 	{"internal/loop", "internal/nft", "internal/store/local", "internal/store/etcd", "internal/store/snapshot", "internal/store/storetest", "internal/resource/kinds", "internal/pki", "internal/workload", "internal/revision"},
 	{"internal/resource/apps", "internal/resource/batch", "internal/resource/discovery", "internal/resource/networking"},
-	{"internal/resource/core", "internal/resource/autoscaling", "internal/resource/certificates", "internal/resource/coordination", "internal/resource/policy", "internal/auth"},
+	{"internal/resource/core", "internal/resource/autoscaling", "internal/resource/certificates", "internal/resource/coordination", "internal/resource/policy", "internal/resource/scheduling", "internal/auth"},
 	{"internal/resource", "internal/store", "internal/version", "internal/token"},
 }
 

@@ -55,7 +55,7 @@ func Steps(table *resource.Table, c *cache.Cache, tolerations ...DefaultTolerati
 	return []Step{
 		newNamespaceLifecycle(table, c),
 		newServiceAccount(table, c),
-		Priority{},
+		newPriority(table, c),
 		tolerate,
 		CertificateRequests{},
 		newDefaultIngressClass(table, c),

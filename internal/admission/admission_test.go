@@ -18,6 +18,7 @@ import (
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/core"
+	"sampan.dev/internal/resource/scheduling"
 	"sampan.dev/internal/store"
 )
 
@@ -61,7 +62,7 @@ type chain struct {
 
 func newChain(t *testing.T, objects ...resource.Object) *chain {
 	t.Helper()
-	c := &chain{t: t, table: resource.New(core.Kinds()...), store: &fixed{later: make(chan []store.Event)}}
+	c := &chain{t: t, table: resource.New(slices.Concat(core.Kinds(), scheduling.Kinds())...), store: &fixed{later: make(chan []store.Event)}}
 	for i, obj := range objects {
 		c.store.records = append(c.store.records, c.record(obj, store.First+int64(i)+1))
 	}

@@ -2,10 +2,8 @@ package admission
 
 import (
 	"context"
-	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // newPod returns the pod that a write creates, or nil.
@@ -15,36 +13,6 @@ func newPod(a *Attributes) *corev1.Pod {
 	}
 	pod, _ := a.Object.(*corev1.Pod)
 	return pod
-}
-
-// Priority turns a pod's priority class into a number. Classes of one's own come with their kind; these two are always there.
-type Priority struct{}
-
-var systemPriorities = map[string]int32{"system-cluster-critical": 2000000000, "system-node-critical": 2000001000}
-
-// Admit implements Step.
-func (Priority) Admit(_ context.Context, a *Attributes) error {
-	pod := newPod(a)
-	if pod == nil {
-		return nil
-	}
-	value := int32(0)
-	if name := pod.Spec.PriorityClassName; name != "" {
-		known, ok := systemPriorities[name]
-		if !ok {
-			return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf("no PriorityClass with name %v was found", name))
-		}
-		value = known
-	}
-	if pod.Spec.Priority != nil && *pod.Spec.Priority != value {
-		return apierrors.NewForbidden(a.Kind.GroupResource(), a.Name, fmt.Errorf("the integer value of priority (%d) must not be provided in pod spec; priority admission controller computed %d from the given PriorityClass name", *pod.Spec.Priority, value))
-	}
-	pod.Spec.Priority = &value
-	if pod.Spec.PreemptionPolicy == nil {
-		lower := corev1.PreemptLowerPriority
-		pod.Spec.PreemptionPolicy = &lower
-	}
-	return nil
 }
 
 // DefaultTolerationSeconds lets each pod stay on a node that is not ready or not reachable for a while before it is evicted, unless the pod says otherwise.

@@ -1,7 +1,8 @@
 //lint:file-ignore SA1019 Endpoints are deprecated, and still served and read
 
 // Package kubeservice keeps the Services that the cluster itself has: default/kubernetes, by which pods reach the API server, and
-// kube-system/kube-dns, by which they resolve names; the ServiceCIDR that says where cluster IPs are from; kube-public/cluster-info, by which machines join, and kube-system/sampan-network, by which nodes know the cluster's ranges.
+// kube-system/kube-dns, by which they resolve names; the ServiceCIDR that says where cluster IPs are from; kube-public/cluster-info, by which machines join, kube-system/sampan-network, by which nodes know the cluster's ranges,
+// and the system's two priority classes.
 //
 // It watches and writes those objects, and nothing else. Always: the Service kubernetes has the first address of the range, and its endpoints are the
 // API server's address; whoever changes or deletes one of them finds it as it was.
@@ -19,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	networking "k8s.io/api/networking/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -28,6 +30,7 @@ import (
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/resource"
+	"sampan.dev/internal/resource/scheduling"
 )
 
 // Config says what the cluster is.
@@ -126,6 +129,9 @@ func objects(cfg Config) map[loop.Key]wanted {
 		o := w.make()
 		all[loop.Key{Namespace: o.GetNamespace(), Name: w.kind + "/" + o.GetName()}] = w
 	}
+	for name, value := range scheduling.System {
+		add(priorityClass(name, value))
+	}
 	add(cidr(cfg.Ranges))
 	add(service("default", "kubernetes", map[string]string{"component": "apiserver", "provider": "kubernetes"}, cfg.Ranges[0].Masked().Addr().Next(), []corev1.ServicePort{
 		{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(int32(cfg.Server.Port()))},
@@ -205,6 +211,22 @@ func configMap(namespace, name string, data map[string]string) wanted {
 			}
 			maps.Copy(m.Data, data)
 		},
+	}
+}
+
+// priorityClass is one of the system's own, whose value cannot be changed.
+func priorityClass(name string, value int32) wanted {
+	what := map[string]string{
+		"system-cluster-critical": "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+		"system-node-critical":    "Used for system critical pods that must not be moved from their current node.",
+	}[name]
+	return wanted{
+		kind: "PriorityClass",
+		make: func() resource.Object {
+			return &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, Description: what}
+		},
+		same: func(resource.Object) bool { return true },
+		fill: func(_, _ resource.Object) {},
 	}
 }
 

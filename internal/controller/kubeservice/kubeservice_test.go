@@ -56,7 +56,7 @@ func TestKept(t *testing.T) {
 		}
 	}
 	all()
-	if len(s) != 1 || s["ServiceCIDR /kubernetes"] == nil {
+	if len(s) != 3 || s["ServiceCIDR /kubernetes"] == nil || s["PriorityClass /system-node-critical"] == nil || s["PriorityClass /system-cluster-critical"] == nil {
 		t.Errorf("before its namespaces are there it makes %v", slices.Collect(maps.Keys(s)))
 	}
 	for _, name := range []string{"default", "kube-system"} {

@@ -16,12 +16,13 @@ import (
 	"sampan.dev/internal/resource/discovery"
 	"sampan.dev/internal/resource/networking"
 	"sampan.dev/internal/resource/policy"
+	"sampan.dev/internal/resource/scheduling"
 )
 
 // Table makes the table. It takes a few milliseconds: make it once and hand it round.
 func Table() *resource.Table {
 	return resource.New(slices.Concat(
 		core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), certificates.Kinds(), coordination.Kinds(), discovery.Kinds(),
-		networking.Kinds(), policy.Kinds(),
+		networking.Kinds(), policy.Kinds(), scheduling.Kinds(),
 	)...)
 }

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	networking "k8s.io/api/networking/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"sampan.dev/internal/controller/kubeservice"
@@ -21,6 +22,7 @@ func ownServices(w *world) []part {
 	for _, gvk := range []schema.GroupVersionKind{
 		corev1.SchemeGroupVersion.WithKind("Service"), corev1.SchemeGroupVersion.WithKind("Endpoints"),
 		corev1.SchemeGroupVersion.WithKind("Namespace"), corev1.SchemeGroupVersion.WithKind("ConfigMap"), discovery.SchemeGroupVersion.WithKind("EndpointSlice"), networking.SchemeGroupVersion.WithKind("ServiceCIDR"),
+		schedulingv1.SchemeGroupVersion.WithKind("PriorityClass"),
 	} {
 		kinds[gvk.Kind] = w.kindOf(gvk)
 	}
