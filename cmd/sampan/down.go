@@ -17,8 +17,12 @@ import (
 // itself can be restarted or replaced under them.
 const stopWithPods = unix.SIGUSR2
 
+// stopWithMachine is the signal that says that the machine goes down.
+const stopWithMachine = unix.SIGUSR1
+
 func downCommand() *cobra.Command {
 	var dir string
+	var machine bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "down",
@@ -29,15 +33,20 @@ func downCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return down(cmd.Context(), cmd.OutOrStdout(), inst, timeout)
+			sig := stopWithPods
+			if machine {
+				sig = stopWithMachine
+			}
+			return down(cmd.Context(), cmd.OutOrStdout(), inst, timeout, sig)
 		},
 	}
 	dataDirFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&machine, "shutdown", false, "the machine goes down: pods end within 30 seconds, the critical ones last, and are marked as ended for that; the node says so, too")
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long pods may take to end; after it they are killed")
 	return cmd
 }
 
-func down(ctx context.Context, out io.Writer, inst instance.Instance, timeout time.Duration) error {
+func down(ctx context.Context, out io.Writer, inst instance.Instance, timeout time.Duration, sig unix.Signal) error {
 	pid := inst.Running()
 	if pid == 0 && !inst.Exists() {
 		return fmt.Errorf("there is no cluster in %s", inst.Dir)
@@ -45,7 +54,7 @@ func down(ctx context.Context, out io.Writer, inst instance.Instance, timeout ti
 	start := time.Now()
 	if pid != 0 {
 		fmt.Fprintf(out, "Stopping pods and sampan (pid %d) ...\n", pid)
-		if err := unix.Kill(pid, stopWithPods); err != nil {
+		if err := unix.Kill(pid, sig); err != nil {
 			return fmt.Errorf("stop sampan (pid %d): %w", pid, err)
 		}
 		soon, cancel := context.WithTimeout(ctx, timeout)

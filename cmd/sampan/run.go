@@ -32,6 +32,12 @@ import (
 // drainTimeout bounds how long a stop with pods waits for them; `sampan down` has its own limit besides.
 const drainTimeout = 5 * time.Minute
 
+// How long pods have to end when the machine goes down, and how much of that is kept for the critical ones.
+const (
+	shutdownGrace    = 30 * time.Second
+	shutdownCritical = 10 * time.Second
+)
+
 // run brings the parts up in their order, waits for the node, and keeps them up until ctx ends.
 func (u *up) run(ctx context.Context) (err error) {
 	if err := u.inst.Save(u.settings); err != nil {
@@ -177,6 +183,11 @@ func (u *up) serve(asked, parts context.Context, until func(ctx context.Context)
 	<-either.Done()
 	if parts.Err() != nil || !withPods(asked) {
 		return nil
+	}
+	if withMachine(asked) {
+		if err := node.Shutdown(parts, shutdownGrace, shutdownCritical); err != nil && parts.Err() == nil {
+			u.log.Error("not all pods have ended before the machine goes down", "error", err)
+		}
 	}
 	drain, cancelDrain := context.WithTimeout(parts, drainTimeout)
 	defer cancelDrain()

@@ -166,7 +166,7 @@ func (u *up) say(what, format string, args ...any) {
 func (u *up) foreground(ctx context.Context) error {
 	ctx, stopped := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, unix.SIGTERM, stopWithPods)
+	signal.Notify(signals, os.Interrupt, unix.SIGTERM, stopWithPods, stopWithMachine)
 	defer signal.Stop(signals)
 	go func() {
 		stopped(signalError{<-signals})
@@ -198,7 +198,13 @@ func (e signalError) Error() string { return e.String() }
 // withPods says whether the stop is to take the pods along.
 func withPods(ctx context.Context) bool {
 	var sig signalError
-	return errors.As(context.Cause(ctx), &sig) && sig.Signal == stopWithPods
+	return errors.As(context.Cause(ctx), &sig) && (sig.Signal == stopWithPods || sig.Signal == stopWithMachine)
+}
+
+// withMachine says whether the stop is the machine's own.
+func withMachine(ctx context.Context) bool {
+	var sig signalError
+	return errors.As(context.Cause(ctx), &sig) && sig.Signal == stopWithMachine
 }
 
 func (u *up) preflight() error {

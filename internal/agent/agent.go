@@ -202,6 +202,7 @@ type Agent struct {
 	fence    fence
 	nodeIP   netip.Addr
 	nodeIP6  netip.Addr
+	going    shutdown
 	draining bool
 	drained  chan struct{}   // gets a value when a worker comes to rest, while draining
 	kept     []byte          // what noteGuarded wrote last

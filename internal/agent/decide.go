@@ -31,6 +31,12 @@ func Decide(in Input) Plan {
 		p.Ended = true
 		return p
 	}
+	if in.Shutdown.takes(pod) {
+		p := takeDown(in, CleanNothing, false)
+		p.Ended = true
+		p.Reason = &Failure{Reason: shutdownReason, Message: shutdownMessage}
+		return p
+	}
 	deadline, limited := activeDeadline(pod)
 	if limited && !in.Now.Before(deadline) {
 		p := takeDown(in, CleanVolumes, false)
@@ -191,6 +197,9 @@ func graceOf(in Input) time.Duration {
 	}
 	if in.Fenced {
 		seconds = min(seconds, fenceKill)
+	}
+	if in.Shutdown.takes(in.Pod) {
+		seconds = min(seconds, int64(in.Shutdown.grace/time.Second))
 	}
 	return time.Duration(max(seconds, 0)) * time.Second
 }

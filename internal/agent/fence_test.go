@@ -153,3 +153,46 @@ func TestAnAgentThatStartsAnewGoesOnCounting(t *testing.T) {
 		h.phase(corev1.PodRunning)
 	})
 }
+
+func TestPodsEndWithTheMachineByPriority(t *testing.T) {
+	live(t, func(h *house) {
+		critical := newPod(func(p *corev1.Pod) { p.Spec.Priority = new(int32(criticalPriority)) })
+		critical.Name, critical.UID, critical.Spec.Containers[0].Name = "critical", "uid2", "last"
+		h.api.put(critical)
+		h.api.put(newPod())
+		h.after(5 * time.Second)
+		h.rt.ignoreTERM = true
+		began, done := time.Now(), make(chan error, 1)
+		go func() { done <- h.a.Shutdown(context.Background(), 30*time.Second, 10*time.Second) }()
+		h.after(19 * time.Second)
+		if _, n, _ := h.rt.counts(); n != 2 {
+			h.Errorf("%d run within the grace", n)
+		}
+		h.after(5 * time.Second)
+		if p := h.api.Pod("ns", "critical"); p.Status.Phase != corev1.PodRunning {
+			h.Errorf("the critical one is %s with the others", p.Status.Phase)
+		}
+		if err := <-done; err != nil {
+			h.Error(err)
+		}
+		if took := time.Since(began); took > 35*time.Second {
+			h.Errorf("it took %v", took)
+		}
+		h.after(time.Second)
+		for _, name := range []string{"p", "critical"} {
+			s := h.api.Pod("ns", name).Status
+			disrupted := ""
+			for _, c := range s.Conditions {
+				if c.Type == corev1.DisruptionTarget {
+					disrupted = c.Reason
+				}
+			}
+			if s.Phase != corev1.PodFailed || s.Reason != "Terminated" || s.Message != "Pod was terminated in response to imminent node shutdown." || disrupted != "TerminationByKubelet" {
+				h.Errorf("%s is %s, %s %s, disrupted by %q", name, s.Phase, s.Reason, s.Message, disrupted)
+			}
+		}
+		if readiness(h.node()) {
+			h.Error("the node is Ready")
+		}
+	})
+}

@@ -243,6 +243,7 @@ func (k *nodeKeeper) ref() *corev1.ObjectReference {
 // fillStatus brings a node's status up to date, heartbeats included.
 func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
 	a := k.agent
+	going := a.ending().on
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := &node.Status
@@ -263,6 +264,9 @@ func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
 	ready := corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
 	if !k.down.IsZero() && (k.version == "" || now.Sub(k.down) >= downAfter) {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "KubeletNotReady", "container runtime is down"
+	}
+	if going {
+		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "KubeletNotReady", shutdownNode
 	}
 	for _, c := range []corev1.NodeCondition{
 		{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasSufficientMemory", Message: "kubelet has sufficient memory available"},

@@ -111,6 +111,7 @@ type Input struct {
 	Behind   bool                     // packets for some Service went to it when its deletion began
 	Drain    bool                     // all pods of the node are to stop, and to be started again later
 	Fenced   bool                     // this one is, since no server is reached: it may be made again elsewhere
+	Shutdown shutdown                 // the machine goes down
 	Now      time.Time
 	Delay    time.Duration // first delay between restarts
 	MaxDelay time.Duration

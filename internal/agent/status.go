@@ -3,6 +3,7 @@ package agent
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,7 +56,27 @@ func (s statusOf) status() corev1.PodStatus {
 		}
 	}
 	s.setConditions(&st)
+	if s.Plan.Reason != nil && s.Plan.Reason.Reason == shutdownReason {
+		markDisrupted(&st, s.Now)
+	}
 	return st
+}
+
+// markDisrupted says that the pod ends for a reason that is not its own (https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions).
+func markDisrupted(st *corev1.PodStatus, now time.Time) {
+	c := corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: shutdownMessage,
+		LastTransitionTime: metav1.NewTime(now).Rfc3339Copy(), ObservedGeneration: st.ObservedGeneration,
+	}
+	for i := range st.Conditions {
+		if st.Conditions[i].Type == c.Type {
+			if st.Conditions[i].Status != c.Status {
+				st.Conditions[i] = c
+			}
+			return
+		}
+	}
+	st.Conditions = append(st.Conditions, c)
 }
 
 func terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }

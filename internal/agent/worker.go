@@ -193,7 +193,7 @@ func (w *worker) pass(ctx context.Context) bool {
 func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 	a := w.agent
 	now := time.Now()
-	drain, fenced := a.isDraining(), a.isFenced(w.uid) // the agent's lock comes before the worker's
+	drain, fenced, going := a.isDraining(), a.isFenced(w.uid), a.ending() // the agent's lock comes before the worker's
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.noteRunning(seen)
@@ -205,7 +205,7 @@ func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 	if pod != nil && pod.DeletionTimestamp != nil && !w.behind {
 		w.behind = a.behindService(pod)
 	}
-	in := Input{Pod: pod, Seen: seen, Work: work, Behind: w.behind, Probed: a.prober.verdicts(w.uid), Drain: drain, Fenced: fenced, Now: now, Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
+	in := Input{Pod: pod, Seen: seen, Work: work, Behind: w.behind, Probed: a.prober.verdicts(w.uid), Drain: drain, Fenced: fenced, Shutdown: going, Now: now, Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
 	if pod == nil && in.Seen.Grace == 0 && w.pod != nil && w.pod.Spec.TerminationGracePeriodSeconds != nil {
 		in.Seen.Grace = *w.pod.Spec.TerminationGracePeriodSeconds
 	}
