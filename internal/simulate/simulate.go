@@ -134,20 +134,6 @@ func (f *Fleet) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Pods is how many pods there are on the fleet's nodes, and how many of them are ready.
-func (f *Fleet) Pods() (all, running int) {
-	for o := range f.cache.Snapshot().List(f.kinds.pods, cache.Selection{}) {
-		if f.byName[o.Field("spec.nodeName")] == nil {
-			continue
-		}
-		all++
-		if o.Field("status.phase") == string(corev1.PodRunning) {
-			running++
-		}
-	}
-	return all, running
-}
-
 func (f *Fleet) podChanged(old, new *cache.Object) {
 	o := cmp.Or(new, old)
 	n := f.byName[o.Field("spec.nodeName")]
