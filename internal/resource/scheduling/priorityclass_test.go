@@ -33,7 +33,7 @@ func TestClassesThatAreWrong(t *testing.T) {
 		"a name that is the system's":  {classOf("system-mine", 5), "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-mine is not a known system priority class"},
 		"another policy": {classOf("high", 5, func(c *schedulingv1.PriorityClass) {
 			c.PreemptionPolicy = new(corev1.PreemptionPolicy("Rarely"))
-		}), `preemptionPolicy: Unsupported value: "Rarely": supported values: "Never", "PreemptLowerPriority"`},
+		}), `preemptionPolicy: Unsupported value: "Rarely": supported values: "PreemptLowerPriority", "Never"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := ""
