@@ -151,30 +151,40 @@ func (s *Scheduler) takeBack(ctx context.Context, f failure, now time.Time, gain
 }
 
 // wakeThoseThatFit tries each pod that fits nowhere on the nodes that have gained what it failed by. A pod that would
-// still be refused there sleeps on. One that was refused for other pods' sake is woken by any that comes or goes: what they are to it is counted when it is tried.
+// still be refused there, now by another filter, sleeps on, until that one is eased too. What a pod fails by for other
+// pods' sake is counted when it is tried, so that any of them that comes or goes wakes it.
 func (s *Scheduler) wakeThoseThatFit(gained gains, now time.Time) {
 	if len(gained) == 0 || s.queue.count[unschedulable] == 0 {
 		return
 	}
 	var woken []*waiting
 	for _, w := range s.queue.pods {
-		if w.place != unschedulable {
-			continue
-		}
-		const others = byNeighbours | bySpread
-		for node, filters := range gained {
-			if w.failed&others != 0 && filters&w.failed != 0 {
-				woken = append(woken, w)
-				break
-			}
-			if (w.failed == 0 || w.failed&filters != 0) && node.exists && fits(w.need, node) {
-				woken = append(woken, w)
-				break
-			}
+		if w.place == unschedulable && w.fitsNow(gained) {
+			woken = append(woken, w)
 		}
 	}
 	sortByTurn(woken) // the map has no order, and those who wait longest go first
 	for _, w := range woken {
 		s.queue.wake(w, now, "ClusterEvent")
 	}
+}
+
+// fitsNow reports whether a node that has gained something may let the pod in. It keeps by what else the pod fails.
+func (w *waiting) fitsNow(gained gains) bool {
+	const others = byNeighbours | bySpread
+	for node, filters := range gained {
+		eased := w.failed & filters
+		if eased&others != 0 {
+			return true
+		}
+		if !node.exists || w.failed != 0 && eased == 0 {
+			continue
+		}
+		f := refusing(w.need, node)
+		if f == nil || f.bit&others != 0 {
+			return true
+		}
+		w.failed |= f.bit
+	}
+	return false
 }

@@ -232,3 +232,25 @@ func TestMembersAreCountedOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestBrothersAreSpreadWhereOnlySomeNodesSayTheirZone(t *testing.T) {
+	nodes := NewNodes()
+	nodes.Set(aNode("a", "cpu=100 memory=100Gi"))
+	nodes.Set(aNode("b", "cpu=100 memory=100Gi", labelled(zone, "z")))
+	nodes.Set(aNode("c", "cpu=100 memory=100Gi"))
+	for i := range 6 {
+		pod := aPod(fmt.Sprint("p", i), "", func(p *corev1.Pod) {
+			p.OwnerReferences = []metav1.OwnerReference{{UID: "rs", Controller: new(true)}}
+		})
+		node, refusal := Pick(NeedOf(pod), nodes)
+		if refusal != nil {
+			t.Fatal(refusal)
+		}
+		nodes.join(memberOf(pod, useOf(pod)), nodes.add(node.Name, useOf(pod)))
+	}
+	for _, node := range nodes.list {
+		if len(node.members) != 2 {
+			t.Errorf("%s has %d of 6", node.Name, len(node.members))
+		}
+	}
+}

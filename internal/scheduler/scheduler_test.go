@@ -258,6 +258,11 @@ func TestWhatWakesAPod(t *testing.T) {
 		{"a label appears", []any{aNode("n1", "")}, aPod("a", "", selecting("disk", "ssd")), func(w *world) { w.put(aNode("n1", "", labelled("disk", "ssd"))) }, true},
 		{"another label appears", []any{aNode("n1", "")}, aPod("a", "", selecting("disk", "ssd")), func(w *world) { w.put(aNode("n1", "", labelled("disk", "hdd"))) }, false},
 		{"the node is uncordoned", []any{aNode("n1", "", cordoned)}, aPod("a", ""), func(w *world) { w.put(aNode("n1", "")) }, true},
+		{"the node is uncordoned, and its taint goes after that", []any{aNode("n1", "", cordoned, tainted(corev1.TaintNodeUnschedulable, "", "NoSchedule"))}, aPod("a", ""), func(w *world) {
+			w.put(aNode("n1", "", tainted(corev1.TaintNodeUnschedulable, "", "NoSchedule")))
+			synctest.Wait()
+			w.put(aNode("n1", ""))
+		}, true},
 		{"the node reports its status", []any{aNode("n1", "", cordoned)}, aPod("a", ""), func(w *world) {
 			w.put(aNode("n1", "", cordoned, func(n *corev1.Node) { n.Status.NodeInfo.BootID = "x" }))
 		}, false},

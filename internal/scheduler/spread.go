@@ -159,7 +159,8 @@ const (
 	nodeSkew = 3
 )
 
-// siblings counts, for the nodes that fit, the pods of the same controller on each and in its zone.
+// siblings counts, for the nodes that fit, the pods of the same controller on each and in its zone. Zones count once every node says which it is in: until then those that
+// do would look crowded beside those that do not.
 type siblings struct {
 	zones map[string]int64
 	nodes int
@@ -173,7 +174,8 @@ func siblingsOf(n *Need, nodes *Nodes) *siblings {
 	for _, node := range nodes.list {
 		zone, has := node.object.Labels[corev1.LabelTopologyZone]
 		if !has {
-			continue
+			s.zones = nil
+			break
 		}
 		if s.zones == nil {
 			s.zones = map[string]int64{}
@@ -185,7 +187,8 @@ func siblingsOf(n *Need, nodes *Nodes) *siblings {
 
 func (s *siblings) crowd(n *Need, node *Node) float64 {
 	sum := float64(node.owners[n.controller])*math.Log(float64(s.nodes+2)) + nodeSkew - 1
-	if zone, has := node.object.Labels[corev1.LabelTopologyZone]; has {
+	if s.zones != nil {
+		zone := node.object.Labels[corev1.LabelTopologyZone]
 		sum += float64(s.zones[zone])*math.Log(float64(len(s.zones)+2)) + zoneSkew - 1
 	}
 	return sum
