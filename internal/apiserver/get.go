@@ -18,7 +18,10 @@ const maxWait = 3 * time.Second
 
 // fresh gives a snapshot that has every write answered before now.
 func (s *Server) fresh(ctx context.Context) (*cache.Snapshot, error) {
-	revision := s.store.Revision()
+	revision, err := s.store.Current(ctx)
+	if err != nil {
+		return nil, apierrors.NewTimeoutError(err.Error(), 1)
+	}
 	if snap := s.cache.Snapshot(); snap.Revision() >= revision {
 		return snap, nil
 	}

@@ -64,7 +64,7 @@ type room struct {
 	trees    trees // being worked on; a Snapshot holds copies
 	history  history
 	watchers watchers
-	handlers []func(old, new *Object)
+	handlers []*handler
 }
 
 // New makes a cache of the kinds in table. It starts nothing; Run fills it.
@@ -83,12 +83,37 @@ func New(table *resource.Table, src Source, log *slog.Logger) *Cache {
 	return c
 }
 
-// OnChange has f called for every object that is there at the start (old is nil), and then for every change: new is nil for a delete, and carries
-// the delete's revision in no way. Calls come in the order of revisions, from one goroutine, after the snapshot that shows the change; f must not
-// block, and must be registered before Run.
+// handler is who is told of changes of a kind.
+type handler struct{ tell func(old, new *Object) }
+
+// OnChange has f called for every object that is there (old is nil), now or once the state is read, and then for every change: new is nil for a delete, and carries
+// the delete's revision in no way. Calls come in the order of revisions, one at a time, after the snapshot that shows the change; f must not
+// block, and not call the cache but for Snapshot.
 func (c *Cache) OnChange(kind *resource.Kind, f func(old, new *Object)) {
-	r := c.room(kind)
-	r.handlers = append(r.handlers, f)
+	c.OnChanges([]*resource.Kind{kind}, func(_ *resource.Kind, old, new *Object) { f(old, new) })
+}
+
+// OnChanges is OnChange for several kinds, in one order, until stop is called: after that f is not called again.
+func (c *Cache) OnChanges(kinds []*resource.Kind, f func(kind *resource.Kind, old, new *Object)) (stop func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	added := map[*room]*handler{}
+	for _, kind := range kinds {
+		r := c.room(kind)
+		h := &handler{func(old, new *Object) { f(kind, old, new) }}
+		for o := range r.trees.all() { // none before the state is read
+			f(kind, nil, o)
+		}
+		r.handlers = append(r.handlers, h)
+		added[r] = h
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for r, h := range added {
+			r.handlers = slices.DeleteFunc(r.handlers, func(o *handler) bool { return o == h })
+		}
+	}
 }
 
 // Ready is closed once the state has been read.
@@ -258,8 +283,8 @@ func (c *Cache) apply(changes []change, revision int64) {
 			ch.room.history.add(e)
 		}
 		ch.room.watchers.send(e)
-		for _, f := range ch.room.handlers {
-			f(ch.old, ch.new)
+		for _, h := range ch.room.handlers {
+			h.tell(ch.old, ch.new)
 		}
 	}
 	for _, r := range c.rooms {

@@ -39,6 +39,8 @@ func (m *memory) Revision() int64 {
 	return m.revision
 }
 
+func (m *memory) Current(context.Context) (int64, error) { return m.Revision(), nil }
+
 func (m *memory) ApplyAll(ctx context.Context, writes []store.Write) (all []store.Record, err error) {
 	for _, w := range writes {
 		r, err := m.Apply(ctx, w)

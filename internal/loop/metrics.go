@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -84,7 +85,8 @@ func (m *Metrics) add(l *Loop) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.loops = append(m.loops[:len(m.loops):len(m.loops)], l)
+	others := slices.DeleteFunc(slices.Clone(m.loops), func(o *Loop) bool { return o.name == l.name }) // that one has been before, and is made again
+	m.loops = append(others, l)
 }
 
 func (m *Metrics) added(name string) {

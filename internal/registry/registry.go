@@ -74,7 +74,11 @@ const maxTries = 50
 
 // fresh waits until the cache shows everything that was written before the call.
 func (r *Registry) fresh(ctx context.Context) (*cache.Snapshot, error) {
-	if err := r.cache.Wait(ctx, r.store.Revision()); err != nil {
+	revision, err := r.store.Current(ctx)
+	if err == nil {
+		err = r.cache.Wait(ctx, revision)
+	}
+	if err != nil {
 		return nil, apierrors.NewTimeoutError(err.Error(), 1)
 	}
 	return r.cache.Snapshot(), nil

@@ -82,6 +82,10 @@ type Store interface {
 	// Revision is that of the last write on disk, or First if there was none.
 	Revision() int64
 
+	// Current is the revision of the last write by anyone, other servers on the same store among them: no write that was answered before the call is later. An
+	// engine that only this process writes to answers at once, and others ask.
+	Current(ctx context.Context) (int64, error)
+
 	// Apply makes one change and answers once it is durable, with the record as it is now: for a delete, the record
 	// has no value, the revision of the delete and the Created of the key which went.
 	//

@@ -57,16 +57,6 @@ func selects(service *cache.Object) bool {
 	return service != nil && cache.Typed[*corev1.Service](service).Spec.Selector != nil
 }
 
-// started says that changes are news, and not what was found at the start.
-func (b *backends) started() bool {
-	select {
-	case <-b.Cache.Ready():
-		return true
-	default:
-		return false
-	}
-}
-
 // objects shows Services to the controller of Endpoints, and writes for it.
 type objects struct{ *backends }
 

@@ -53,7 +53,7 @@ type Config struct {
 	Log          *slog.Logger
 }
 
-// Loops are all control loops of the server.
+// Loops are all control loops of the server. They run once: whoever stops them makes new ones.
 type Loops struct {
 	c     Config
 	world *world
@@ -68,7 +68,7 @@ type Loops struct {
 	parts     []part
 }
 
-// New makes all loops and lets the cache tell them of changes. Call it before the cache runs.
+// New makes all loops. Nothing is watched before Run.
 func New(c Config) *Loops {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -85,19 +85,18 @@ func New(c Config) *Loops {
 		garbage:   garbage.New(w, things{w}, c.Queues, c.Log),
 	}
 	ls.parts = parts(w)
-	for _, kind := range c.Table.All() {
-		c.Cache.OnChange(kind, func(old, new *cache.Object) { ls.changed(kind, old, new) })
-	}
 	return ls
 }
 
-// Run waits for the cache, and then runs all loops until ctx ends or one fails.
+// Run waits for the cache, looks at all that is there, and then runs all loops until ctx ends or one fails.
 func (ls *Loops) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-ls.c.Cache.Ready():
 	}
+	defer ls.c.Cache.OnChanges(ls.c.Table.All(), ls.changed)()
+	ls.world.found.Store(true)
 	g, ctx := errgroup.WithContext(ctx)
 	start := func(name string, run func(context.Context) error) {
 		ctx := auth.WithUser(ctx, auth.System(name))
@@ -129,7 +128,7 @@ func (ls *Loops) changed(kind *resource.Kind, old, new *cache.Object) {
 	if kind == ls.world.events {
 		switch {
 		case new == nil:
-		case ls.started():
+		case ls.world.started():
 			ls.events.Changed(key)
 		default:
 			ls.events.Mark(key) // it was there before, and may have expired while nobody looked
@@ -164,16 +163,6 @@ func (ls *Loops) changed(kind *resource.Kind, old, new *cache.Object) {
 		}
 	case ls.world.pods:
 		ls.podChanged(key, old, new)
-	}
-}
-
-// started reports whether changes are news, and not the state that was found at the start.
-func (ls *Loops) started() bool {
-	select {
-	case <-ls.c.Cache.Ready():
-		return true
-	default:
-		return false
 	}
 }
 

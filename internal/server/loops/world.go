@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,7 +27,12 @@ type world struct {
 
 	mu     sync.Mutex
 	ending map[string]struct{} // namespaces that are being deleted
+
+	found atomic.Bool // all that was there when the loops began has been told
 }
+
+// started says that changes are news, and not what was found at the start.
+func (w *world) started() bool { return w.found.Load() }
 
 func newWorld(c Config) *world {
 	w := &world{Config: c, ending: map[string]struct{}{}}

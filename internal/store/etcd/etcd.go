@@ -71,6 +71,7 @@ type Store struct {
 	revision  atomic.Int64 // the highest seen in any answer
 	compacted atomic.Int64 // the highest known to be forgotten
 
+	asking asking
 	pulse  pulse
 	health health
 }
@@ -95,7 +96,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.base, s.end = context.WithCancelCause(context.Background())
 	s.pulse.renew, s.pulse.suspect = make(chan struct{}), make(chan struct{}, 1)
 	for {
-		if _, err = s.Current(ctx); err == nil || ctx.Err() != nil || !errors.Is(err, ErrUnanswered) {
+		if _, err = s.current(ctx); err == nil || ctx.Err() != nil || !errors.Is(err, ErrUnanswered) {
 			break
 		}
 	}
@@ -127,7 +128,7 @@ func (s *Store) Close() error {
 }
 
 // Revision is the highest that any answer or watch has shown; it is not behind what this store has answered, but may be behind what other servers write.
-// Who has to know asks Current.
+// Who has to know asks for Current.
 func (s *Store) Revision() int64 { return s.revision.Load() }
 
 // saw notes the revision that an answer shows.

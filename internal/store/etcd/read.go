@@ -71,8 +71,8 @@ func value(v []byte) []byte {
 	return v
 }
 
-// Current asks etcd for its revision: that of the last write by any server.
-func (s *Store) Current(ctx context.Context) (int64, error) {
+// current asks etcd for its revision: that of the last write by any server.
+func (s *Store) current(ctx context.Context) (int64, error) {
 	resp, err := s.get(ctx, CompactKey, clientv3.WithCountOnly())
 	if err != nil {
 		return 0, fmt.Errorf("read etcd's revision: %w", err)

@@ -13,6 +13,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -164,6 +165,9 @@ func (s *Store) Compacted() int64 {
 	defer s.mu.RUnlock()
 	return s.floor
 }
+
+// Current is Revision: nobody else writes here.
+func (s *Store) Current(context.Context) (int64, error) { return s.Revision(), nil }
 
 // Facts are figures to be exported. Writes and Syncs count since Open; their ratio is how well writes share syncs.
 type Facts struct {
