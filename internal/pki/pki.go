@@ -100,10 +100,10 @@ func (p *PKI) create(certFile, keyFile string) error {
 		return fmt.Errorf("make cluster authority: %w", err)
 	}
 	certPEM := pem.EncodeToMemory(&pem.Block{Type: certType, Bytes: der})
-	if err := writeFile(keyFile, keyPEM); err != nil {
+	if err := WriteFile(keyFile, keyPEM); err != nil {
 		return fmt.Errorf("make cluster authority: %w", err)
 	}
-	if err := writeFile(certFile, certPEM); err != nil {
+	if err := WriteFile(certFile, certPEM); err != nil {
 		return fmt.Errorf("make cluster authority: %w", err)
 	}
 	return p.load(certPEM, keyPEM)
@@ -177,8 +177,8 @@ func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: keyType, Bytes: der}), nil
 }
 
-// writeFile makes the file appear whole, readable by its owner alone, and on disk.
-func writeFile(path string, data []byte) error {
+// WriteFile makes the file appear whole, readable by its owner alone, and on disk.
+func WriteFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func makeTokenKey(file string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the key of service accounts: %w", err)
 	}
-	if err := writeFile(file, data); err != nil {
+	if err := WriteFile(file, data); err != nil {
 		return nil, fmt.Errorf("make the key of service accounts: %w", err)
 	}
 	return key, nil
