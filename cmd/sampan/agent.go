@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,7 +75,7 @@ func agentCommand() *cobra.Command {
 				return usageError{err}
 			}
 			u := &up{inst: inst, settings: settings, out: cmd.OutOrStdout(), start: time.Now()}
-			u.body = func(a *up) runner { return agentRun{a, with}.run }
+			u.body = func(a *up) runner { return agentRun{a, with, &sync.Mutex{}}.run }
 			if detach {
 				return u.detach(cmd.Context(), os.Args[1:])
 			}

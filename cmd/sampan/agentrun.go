@@ -7,7 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"syscall"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,6 +46,7 @@ const (
 type agentRun struct {
 	*up
 	token *join.Token
+	mu    *sync.Mutex // guards which servers the settings name, once the parts run
 }
 
 // run joins, if that has not been done, brings the parts up in their order, and keeps them up until ctx ends.
@@ -57,7 +59,7 @@ func (r agentRun) run(ctx context.Context) error {
 		return err
 	}
 	c, err := client.New(client.Config{
-		Server: r.settings.Servers[0], Others: r.settings.Servers[1:], TLS: id.ClientTLS(), Table: table, Agent: "sampan-agent/" + version.Git(), Ping: agentPing,
+		Server: r.settings.Servers[0], Others: r.settings.AllServers()[1:], TLS: id.ClientTLS(), Table: table, Agent: "sampan-agent/" + version.Git(), Ping: agentPing,
 	})
 	if err != nil {
 		return err
@@ -264,6 +266,7 @@ func (r agentRun) keep(ctx context.Context, id *join.Identity, c *client.Client,
 	parts.Go(func() error { return recorder.Run(partsCtx) })
 	parts.Go(func() error { return services.run(partsCtx) })
 	parts.Go(func() error { return node.Run(partsCtx) })
+	parts.Go(func() error { return join.FollowServers(partsCtx, c, func(all []string) { r.told(c, all) }) })
 	parts.Go(func() error {
 		return id.Run(partsCtx, c, own, moved, c.Close, func(err error) { r.log.Warn("the node's certificates", "error", err) })
 	})
@@ -329,19 +332,25 @@ func (r agentRun) address(c *client.Client) netip.Addr {
 // unserved says whether all servers' machines are there and say that no server runs: then nobody takes this node for lost, and a server that starts begins to
 // count when it does.
 func (r agentRun) unserved(ctx context.Context) bool {
-	for _, s := range r.settings.Servers {
-		u, err := url.Parse(s)
-		if err != nil {
-			return false
-		}
-		dialer := net.Dialer{Timeout: time.Second}
-		conn, err := dialer.DialContext(ctx, "tcp", u.Host)
-		if err == nil {
-			_ = conn.Close()
-		}
-		if !errors.Is(err, syscall.ECONNREFUSED) {
-			return false
-		}
+	r.mu.Lock()
+	all := r.settings.AllServers()
+	r.mu.Unlock()
+	return allRefuse(ctx, all)
+}
+
+// told takes over which servers the cluster has.
+func (r agentRun) told(c *client.Client, servers []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Equal(r.settings.Told, servers) {
+		return
 	}
-	return true
+	r.settings.Told = slices.Clone(servers)
+	err := c.SetServers(r.settings.AllServers())
+	if err == nil {
+		err = r.inst.Save(r.settings)
+	}
+	if err != nil {
+		r.log.Warn("the cluster's servers", "error", err)
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"sampan.dev/internal/agent"
 	"sampan.dev/internal/agent/inprocess"
@@ -55,13 +56,13 @@ func (u *up) run(ctx context.Context) (err error) {
 	if err != nil {
 		return usageError{err}
 	}
-	// First of all, before any address is used, both ranges are closed.
-	pods, err := podnet.Up(ctx, network(u.inst, u.settings))
-	if err != nil {
-		return fmt.Errorf("make the pod network: %w", err)
+	// First of all, before any address is used, both ranges are closed. A server that shares its datastore asks there, the first time, which addresses its pods have.
+	var pods *podnet.Network
+	if !u.settings.Shared() || u.settings.NodePart.IsValid() {
+		if pods, err = u.network(ctx); err != nil {
+			return err
+		}
 	}
-	u.say("network", "%v and %v on bridge %s", u.settings.PodRange, u.settings.ServiceCIDR, u.inst.Bridge())
-
 	var proc *runtimeproc.Process
 	var runtimePID int
 	starting, startCtx := errgroup.WithContext(ctx)
@@ -72,7 +73,7 @@ func (u *up) run(ctx context.Context) (err error) {
 		})
 	}
 	names := newNames(u)
-	srv, keys, err := u.openServer(names)
+	srv, keys, err := u.openServer(ctx, names)
 	if err := errors.Join(err, starting.Wait()); err != nil {
 		if srv != nil {
 			err = errors.Join(err, srv.Close())
@@ -88,18 +89,37 @@ func (u *up) run(ctx context.Context) (err error) {
 	}
 	conn, err := dialCRI(endpoint(u.inst, u.settings))
 	if err != nil {
-		return errors.Join(err, srv.Close())
+		return errors.Join(err, srv.Close(), apiListener.Close(), nodeListener.Close())
 	}
 	defer conn.Close()
 
+	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx))
+	partsCtx, stop := context.WithCancel(partsCtx)
+	defer stop()
+	placed := pods == nil
+	if placed {
+		parts.Go(func() error { return srv.Run(partsCtx, apiListener) })
+		placing, cancel := context.WithCancel(ctx)
+		unhook := context.AfterFunc(partsCtx, cancel)
+		if err = u.place(placing, srv, labels, taints); err == nil {
+			pods, err = u.network(ctx)
+		}
+		unhook()
+		cancel()
+		if err != nil {
+			stop()
+			return u.broken(ctx, err, parts.Wait(), nodeListener)
+		}
+	}
 	side := inprocess.New(srv.Table, srv.Cache, srv.Registry, u.settings.NodeName)
 	side.SetTokens(srv.Tokens)
-	gateway := network(u.inst, u.settings).Gateway()
 	services, err := newServices(u, pods, names, cluster{srv.Table, srv.Cache, srv.Events})
 	if err != nil {
-		return errors.Join(err, srv.Close())
+		stop()
+		return u.broken(ctx, err, errors.Join(parts.Wait(), srv.Close()), nodeListener)
 	}
-	node := agent.New(agent.Config{
+	gateway := network(u.inst, u.settings).Gateway()
+	cfg := agent.Config{
 		NodeName: u.settings.NodeName, NodeIP: nodeAddress(u.settings.NodeIP, gateway, u.inst.Bridge()),
 		NodeIP6: nodeAddress6(u.settings, u.inst.Bridge()),
 		DataDir: u.inst.Dir, PodCIDRs: u.settings.Node(), CgroupParent: u.inst.CgroupParent(),
@@ -108,12 +128,15 @@ func (u *up) run(ctx context.Context) (err error) {
 		Proxy: services.proxy, Policies: services.policies, ClusterDNS: []netip.Addr{u.settings.DNS()},
 		TLS: keys.ServerTLS([]string{u.settings.NodeName}), Listener: nodeListener,
 		Version: version.Git(), Log: u.log,
-	})
+	}
+	if u.settings.Shared() { // others miss this node when it is gone, as they miss an agent
+		cfg.Lease, cfg.Unserved, cfg.StateDir = agentLease, u.unstored, u.inst.RunDir()
+	}
+	node := agent.New(cfg)
 
-	parts, partsCtx := errgroup.WithContext(context.WithoutCancel(ctx))
-	partsCtx, stop := context.WithCancel(partsCtx)
-	defer stop()
-	parts.Go(func() error { return srv.Run(partsCtx, apiListener) })
+	if !placed {
+		parts.Go(func() error { return srv.Run(partsCtx, apiListener) })
+	}
 	parts.Go(func() error { return services.run(partsCtx) })
 	parts.Go(func() error { return node.Run(partsCtx) })
 	if proc != nil {
@@ -126,9 +149,31 @@ func (u *up) run(ctx context.Context) (err error) {
 	return u.stopped(ctx, parts.Wait(), runtimePID)
 }
 
+// network makes the pod network, and says so.
+func (u *up) network(ctx context.Context) (*podnet.Network, error) {
+	pods, err := podnet.Up(ctx, network(u.inst, u.settings))
+	if err != nil {
+		return nil, fmt.Errorf("make the pod network: %w", err)
+	}
+	u.say("network", "%v and %v on bridge %s", u.settings.PodRange, u.settings.ServiceCIDR, u.inst.Bridge())
+	return pods, nil
+}
+
+// broken is the end of a start that did not get as far as the node. A part that failed says why; a stop that was asked for is none.
+func (u *up) broken(asked context.Context, err, parts error, node net.Listener) error {
+	closed := node.Close()
+	switch {
+	case asked.Err() != nil:
+		return closed
+	case parts != nil && errors.Is(err, context.Canceled):
+		return parts
+	}
+	return errors.Join(err, parts, closed)
+}
+
 // serverAlone keeps a control plane up whose machine is no node.
 func (u *up) serverAlone(ctx context.Context) error {
-	srv, keys, err := u.openServer()
+	srv, keys, err := u.openServer(ctx)
 	if err != nil {
 		return err
 	}
@@ -140,6 +185,9 @@ func (u *up) serverAlone(ctx context.Context) error {
 	parts.Go(func() error { return srv.Run(partsCtx, l) })
 	parts.Go(func() error {
 		told, err := u.untilServing(partsCtx, srv, keys)
+		if err == nil && u.settings.Shared() {
+			err = u.sameRanges(srv)
+		}
 		if err != nil {
 			if partsCtx.Err() != nil {
 				return nil
@@ -224,17 +272,25 @@ func (u *up) stopRuntime(pid int) error {
 	return runtimeproc.Stop(context.Background(), pid)
 }
 
-func (u *up) openServer(metrics ...prometheus.Collector) (*server.Server, *pki.PKI, error) {
-	keys, err := pki.Open(u.inst.PKI())
-	if err != nil {
-		return nil, nil, err
-	}
+func (u *up) openServer(ctx context.Context, metrics ...prometheus.Collector) (*server.Server, *pki.PKI, error) {
 	balanced, err := balancing(u.settings)
 	if err != nil {
 		return nil, nil, err
 	}
+	st, err := u.openDatastore(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := pki.Open(u.inst.PKI())
+	if err != nil {
+		if st != nil {
+			err = errors.Join(err, st.Close())
+		}
+		return nil, nil, err
+	}
 	host, _ := os.Hostname()
 	srv, err := server.Open(server.Config{
+		Store: st, Self: server.Self{Name: u.settings.NodeName, ID: u.settings.ServerID, Run: string(uuid.NewUUID())},
 		StoreDir: u.inst.Store(), PKI: keys, Names: []string{u.settings.NodeName, host},
 		Address:  netip.AddrPortFrom(nodeAddress(u.settings.NodeIP, network(u.inst, u.settings).Gateway(), u.inst.Bridge()), u.settings.APIPort),
 		Services: u.settings.Services(), Pods: u.settings.Pods(), TolerationSeconds: u.settings.TolerationSeconds, NodePorts: u.settings.ServicePorts, DNS: u.settings.DNS(), LoadBalancer: balanced, Metrics: metrics, Log: u.log,

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/big"
 	"path/filepath"
 	"regexp"
@@ -28,6 +29,7 @@ import (
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/client"
 	"sampan.dev/internal/instance"
+	"sampan.dev/internal/keyring"
 	"sampan.dev/internal/resource/kinds"
 )
 
@@ -64,17 +66,24 @@ func tokenCommand() *cobra.Command {
 	}
 	var ttl time.Duration
 	var description string
+	var server bool
 	create := &cobra.Command{
 		Use:   "create",
 		Short: "Create a token, and print it as the last line",
 		Args:  noArgs,
-		RunE: on(func(ctx context.Context, c *client.Client, out io.Writer, _ []string) error {
+	}
+	create.RunE = func(cmd *cobra.Command, args []string) error {
+		if server {
+			return serverToken(dir, cmd.OutOrStdout())
+		}
+		return on(func(ctx context.Context, c *client.Client, out io.Writer, _ []string) error {
 			if ttl < 0 || ttl > 0 && ttl < time.Minute {
 				return usageError{fmt.Errorf("--ttl: %v is neither a minute or longer, nor 0 for a token that does not end", ttl)}
 			}
 			return createToken(ctx, c, out, ttl, description)
-		}),
+		})(cmd, args)
 	}
+	create.Flags().BoolVar(&server, "server", false, "print instead the token by which another server shares this one's datastore (`sampan server --datastore ... --token ...`)")
 	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long the token is good for; 0: until it is deleted")
 	create.Flags().StringVar(&description, "description", "", "what the token is for, for those who list them")
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the tokens, without what is secret of them", Args: noArgs, RunE: on(listTokens)}
@@ -84,6 +93,23 @@ func tokenCommand() *cobra.Command {
 	}
 	cmd.AddCommand(create, list, remove)
 	return cmd
+}
+
+// serverToken prints the token that the servers of one datastore have in common.
+func serverToken(dir string, out io.Writer) error {
+	inst, err := instance.At(dir)
+	if err != nil {
+		return err
+	}
+	token, err := keyring.Token(inst.PKI())
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is of no server that shares a datastore: such a one is started with `sampan server --datastore https://...`", inst.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "Whoever has this token, and reaches the datastore, is a server of the cluster. It does not end. Keep it with your snapshots: they hold the cluster's keys sealed with it.\n%s\n", token)
+	return nil
 }
 
 func createToken(ctx context.Context, c *client.Client, out io.Writer, ttl time.Duration, description string) error {

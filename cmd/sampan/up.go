@@ -34,7 +34,7 @@ func serverCommand() *cobra.Command {
 
 // controlPlane is the command of whatever has a server: they differ in what they are for.
 func controlPlane(use, short, long string) *cobra.Command {
-	var dir, kubeconfigFile, logLevel, config string
+	var dir, kubeconfigFile, logLevel, config, token string
 	var toleration int64
 	var detach, merge bool
 	var reportFD int
@@ -63,6 +63,14 @@ func controlPlane(use, short, long string) *cobra.Command {
 			if cmd.Flags().Changed("default-toleration-seconds") {
 				settings.TolerationSeconds = &toleration
 			}
+			if use == "server" || settings.Shared() {
+				if err := takeDatastore(cmd.Flags(), &settings, given.Datastore); err != nil {
+					return err
+				}
+			}
+			if token != "" && !settings.Shared() {
+				return usageError{errors.New("--token is for a server that shares a datastore with others: give that with --datastore; a machine becomes a node with `sampan agent`")}
+			}
 			if err := settings.Validate(); err != nil {
 				return usageError{err}
 			}
@@ -70,7 +78,7 @@ func controlPlane(use, short, long string) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			up := &up{body: func(u *up) runner { return u.run }, inst: inst, settings: settings, merge: merge, kubeconfig: kubeconfigFile, out: cmd.OutOrStdout(), start: time.Now()}
+			up := &up{body: func(u *up) runner { return u.run }, inst: inst, settings: settings, token: strings.TrimSpace(token), merge: merge, kubeconfig: kubeconfigFile, out: cmd.OutOrStdout(), start: time.Now()}
 			if detach {
 				return up.detach(cmd.Context(), os.Args[1:])
 			}
@@ -103,6 +111,8 @@ func controlPlane(use, short, long string) *cobra.Command {
 	f.Int64Var(&toleration, "default-toleration-seconds", 30, "how long pods that say nothing else stay on a node that is lost or not ready; Kubernetes' own: 300")
 	if use == "server" {
 		f.BoolVar(&given.NoAgent, "no-agent", false, "be no node: no pod runs on this machine")
+		datastoreFlags(f, &given.Datastore)
+		f.StringVar(&token, "token", "", "the token of a cluster whose datastore this server is to share, from `sampan token create --server` on a server of it; needed once")
 	}
 	f.StringVar(&config, "config", "", "a YAML file with these flags' names as keys; what is typed comes before it")
 	f.StringVar(&logLevel, "log-level", "warn", "debug, info, warn or error")
@@ -149,6 +159,7 @@ type up struct {
 	body       func(*up) runner
 	inst       instance.Instance
 	settings   instance.Settings
+	token      string // of the cluster, for a server that joins others at their datastore
 	merge      bool
 	kubeconfig string // of --kubeconfig; "" is the person's own
 	out        io.Writer

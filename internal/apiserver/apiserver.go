@@ -60,7 +60,9 @@ type Config struct {
 	Address netip.AddrPort // where clients reach this server, told by /api; may be left out
 	Version string         // told by /version; default version.Git()
 	// Ready are further checks of /readyz and /livez, by name. They are called often and must be quick.
-	Ready   map[string]func() error
+	Ready map[string]func() error
+	// Slow says why writes take long, if they do: then this server is alive, but not ready. Nil: nothing is known of that.
+	Slow    func() error
 	Metrics []prometheus.Collector // of other parts, shown by /metrics besides our own
 	Log     *slog.Logger
 }

@@ -16,6 +16,7 @@ import (
 
 	apiversion "k8s.io/apimachinery/pkg/version"
 
+	"sampan.dev/internal/auth"
 	"sampan.dev/internal/store"
 	"sampan.dev/internal/version"
 )
@@ -34,6 +35,9 @@ func (s *Server) checks(endpoint string) []check {
 	}
 	if endpoint == "readyz" {
 		all = append(all, check{"informer-sync", s.cacheFilled}, check{"shutdown", s.notStopping})
+		if s.cfg.Slow != nil {
+			all = append(all, check{"store-pace", func(context.Context) error { return s.cfg.Slow() }})
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.cfg.Ready)) {
 		all = append(all, check{name, func(context.Context) error { return s.cfg.Ready[name]() }})
@@ -104,7 +108,11 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) error {
 		if err := c.ask(r.Context()); err != nil {
 			s.log.Warn("health check failed", "endpoint", endpoint, "check", c.name, "error", err)
 			failed = true
-			fmt.Fprintf(&told, "[-]%s failed: reason withheld\n", c.name)
+			reason := "reason withheld"
+			if auth.User(r.Context()).Name != auth.Anonymous {
+				reason = err.Error()
+			}
+			fmt.Fprintf(&told, "[-]%s failed: %s\n", c.name, reason)
 			continue
 		}
 		fmt.Fprintf(&told, "[+]%s ok\n", c.name)

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"reflect"
 	"strconv"
 	"strings"
@@ -47,8 +48,7 @@ type Config struct {
 
 // Client speaks to one cluster. It may be used from many goroutines.
 type Client struct {
-	bases     []*url.URL // of the servers
-	current   atomic.Int32
+	servers   atomic.Pointer[servers]
 	http      *http.Client
 	agent     string
 	bearer    string
@@ -56,16 +56,56 @@ type Client struct {
 	kinds     map[reflect.Type]*resource.Kind
 }
 
+// servers are those of the cluster, and which of them is asked.
+type servers struct {
+	bases   []*url.URL
+	current int
+}
+
+func parseServers(list []string) (*servers, error) {
+	s := &servers{}
+	for _, server := range list {
+		base, err := url.Parse(server)
+		if err != nil || base.Host == "" {
+			return nil, fmt.Errorf("%q is no server's address", server)
+		}
+		s.bases = append(s.bases, base)
+	}
+	if len(s.bases) == 0 {
+		return nil, errors.New("there is no server")
+	}
+	return s, nil
+}
+
+func (s *servers) base() *url.URL { return s.bases[s.current] }
+
+// SetServers says which servers the cluster has now. The one that is being asked is asked further, also if it is not among them, until it does not answer.
+func (c *Client) SetServers(list []string) error {
+	next, err := parseServers(list)
+	if err != nil {
+		return fmt.Errorf("set servers: %w", err)
+	}
+	for {
+		was := c.servers.Load()
+		s := &servers{bases: slices.Clone(next.bases)}
+		s.current = slices.IndexFunc(s.bases, func(u *url.URL) bool { return u.Host == was.base().Host })
+		if s.current < 0 {
+			s.bases, s.current = append(s.bases, was.base()), len(s.bases)
+		}
+		if c.servers.CompareAndSwap(was, s) {
+			return nil
+		}
+	}
+}
+
 // New makes a client. It connects when it is first used.
 func New(cfg Config) (*Client, error) {
 	c := &Client{agent: cfg.Agent, bearer: cfg.Bearer, lastDelay: lastDelay, kinds: map[reflect.Type]*resource.Kind{}}
-	for _, server := range append([]string{cfg.Server}, cfg.Others...) {
-		base, err := url.Parse(server)
-		if err != nil || base.Host == "" {
-			return nil, fmt.Errorf("make client: %q is no server's address", server)
-		}
-		c.bases = append(c.bases, base)
+	all, err := parseServers(append([]string{cfg.Server}, cfg.Others...))
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
 	}
+	c.servers.Store(all)
 	ping := 30 * time.Second
 	if cfg.Ping > 0 {
 		ping, c.lastDelay = cfg.Ping, min(c.lastDelay, cfg.Ping)
@@ -263,7 +303,7 @@ func one[T resource.Object](c *Client, k *resource.Kind, what string, make func(
 }
 
 func (c *Client) request(ctx context.Context, method, path string, q url.Values, body []byte, contentType string) (*http.Request, error) {
-	base := c.bases[c.current.Load()]
+	base := c.servers.Load().base()
 	to := *base
 	to.RawPath = strings.TrimSuffix(base.EscapedPath(), "/") + path
 	var err error
@@ -291,14 +331,14 @@ func (c *Client) request(ctx context.Context, method, path string, q url.Values,
 }
 
 // Server is where the next request goes.
-func (c *Client) Server() string { return c.bases[c.current.Load()].String() }
+func (c *Client) Server() string { return c.servers.Load().base().String() }
 
 // send sends a request. A server that cannot be reached is left for the next one; whoever asks again asks that.
 func (c *Client) send(r *http.Request) (*http.Response, error) {
 	response, err := c.http.Do(r)
 	if err != nil && !errors.Is(r.Context().Err(), context.Canceled) {
-		if was := c.current.Load(); c.bases[was].Host == r.URL.Host {
-			c.current.CompareAndSwap(was, (was+1)%int32(len(c.bases)))
+		if was := c.servers.Load(); was.base().Host == r.URL.Host {
+			c.servers.CompareAndSwap(was, &servers{bases: was.bases, current: (was.current + 1) % len(was.bases)})
 		}
 	}
 	return response, err

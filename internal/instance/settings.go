@@ -35,10 +35,15 @@ type Settings struct {
 	// PodRange6 and ServiceCIDR6 are the same of IPv6, for pods and Services with two addresses. Both are set, or neither.
 	PodRange6    netip.Prefix `json:"podRange6,omitzero"`
 	ServiceCIDR6 netip.Prefix `json:"serviceCIDR6,omitzero"`
-	// Servers are those that an agent works for; none: this is a server itself. NodePart and NodePart6 are the parts of the pods' ranges that they gave it.
+	// Servers are those that an agent was told to work for; none: this is a server itself. Told are those that the cluster has besides. NodePart and NodePart6 are the
+	// parts of the pods' ranges that the cluster gave this node.
 	Servers   []string     `json:"servers,omitempty"`
+	Told      []string     `json:"told,omitempty"`
 	NodePart  netip.Prefix `json:"nodePart,omitzero"`
 	NodePart6 netip.Prefix `json:"nodePart6,omitzero"`
+	// Datastore is the etcd that several servers share; none: the server has a store of its own. ServerID tells this server from another of its name.
+	Datastore Datastore `json:"datastore,omitzero"`
+	ServerID  string    `json:"serverID,omitempty"`
 	// Labels and Taints are those that the node has from its first start, as in KEY=VALUE and KEY=VALUE:EFFECT.
 	Labels []string `json:"labels,omitempty"`
 	Taints []string `json:"taints,omitempty"`
@@ -49,6 +54,28 @@ type Settings struct {
 	CRI               string `json:"cri,omitempty"`        // an endpoint to use in place of sampan-runtime
 	Kubeconfig        string `json:"kubeconfig,omitempty"` // the file that the context was merged into, besides DIR/kubeconfig
 	Context           string `json:"context"`              // the name of that context
+}
+
+// Datastore says which etcd, and by which files it is reached: paths from the root.
+type Datastore struct {
+	Endpoints []string `json:"endpoints,omitempty"` // https://HOST:PORT each
+	CA        string   `json:"ca,omitempty"`        // certificates that etcd's are checked by; empty: the system's
+	Cert      string   `json:"cert,omitempty"`      // the client certificate
+	Key       string   `json:"key,omitempty"`
+}
+
+// Shared says that the server shares its datastore with others, or may.
+func (s Settings) Shared() bool { return len(s.Datastore.Endpoints) > 0 }
+
+// AllServers are those that an agent may ask.
+func (s Settings) AllServers() []string {
+	all := slices.Clone(s.Servers)
+	for _, t := range s.Told {
+		if !slices.Contains(all, t) {
+			all = append(all, t)
+		}
+	}
+	return all
 }
 
 // Defaults are the settings of a first start without flags.
@@ -152,7 +179,7 @@ func (s Settings) Command() string {
 	switch {
 	case len(s.Servers) > 0:
 		return "agent"
-	case s.NoAgent:
+	case s.NoAgent || s.Shared():
 		return "server"
 	}
 	return "up"

@@ -272,6 +272,7 @@ func Join(ctx context.Context, cfg Config, token *Token) (*Identity, error) {
 type Network struct {
 	Pods, Services []netip.Prefix `json:",omitempty"` // one range of each family
 	DNS            netip.Addr     // of the DNS server; not valid: there is none
+	Servers        []string       `json:",omitempty"` // URLs of all servers; none: nothing is said of them
 }
 
 // NetworkOf reads it.
@@ -280,11 +281,35 @@ func NetworkOf(ctx context.Context, c *client.Client) (n Network, err error) {
 	if err != nil {
 		return n, fmt.Errorf("ask for the cluster's address ranges: %w", err)
 	}
+	return NetworkIn(m)
+}
+
+// FollowServers tells which servers the cluster has, now and whenever that changes, until ctx ends.
+func FollowServers(ctx context.Context, c *client.Client, tell func(servers []string)) error {
+	one := client.Selection{Namespace: "kube-system", Fields: "metadata.name=" + auth.NetworkName}
+	return client.Watch(ctx, c, one, func(e client.Event[*corev1.ConfigMap]) error {
+		if e.Object == nil {
+			return nil
+		}
+		if n, err := NetworkIn(e.Object); err == nil && len(n.Servers) > 0 {
+			tell(n.Servers)
+		}
+		return nil
+	}, nil)
+}
+
+// NetworkIn reads it from the ConfigMap that says it.
+func NetworkIn(m *corev1.ConfigMap) (n Network, err error) {
 	if n.Pods, err = ranges(m.Data["podRanges"]); err == nil {
 		n.Services, err = ranges(m.Data["serviceRanges"])
 	}
 	if text := m.Data["dns"]; err == nil && text != "" && text != "invalid IP" {
 		n.DNS, err = netip.ParseAddr(text)
+	}
+	for s := range strings.SplitSeq(m.Data["servers"], ",") {
+		if full, bad := CheckServer(strings.TrimSpace(s)); bad == nil {
+			n.Servers = append(n.Servers, full)
+		}
 	}
 	if err == nil && (len(n.Pods) == 0 || len(n.Services) == 0) {
 		err = errors.New("there are none")

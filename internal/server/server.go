@@ -1,7 +1,8 @@
 // Package server is the control plane: store, cache, registry, API and control loops in one process.
 //
-// It opens the store and the cluster's keys, and runs the rest on them; see server/loops for what the loops watch and write. Always: the store
-// outlives everything that writes to it, and the first part that fails stops all.
+// It opens the store and the cluster's keys, and runs the rest on them; see server/loops for what the loops watch and write. One of several servers on one datastore
+// runs the loops, all of them the rest, and each keeps a Lease that says where it is. Always: the store outlives everything that writes to it, and the first part that
+// fails stops all.
 package server
 
 import (
@@ -25,6 +26,7 @@ import (
 	"sampan.dev/internal/controller/kubeservice"
 	"sampan.dev/internal/controller/loadbalancer"
 	"sampan.dev/internal/events"
+	"sampan.dev/internal/leader"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/pki"
 	"sampan.dev/internal/registry"
@@ -33,6 +35,7 @@ import (
 	"sampan.dev/internal/resource/kinds"
 	"sampan.dev/internal/scheduler"
 	"sampan.dev/internal/server/loops"
+	"sampan.dev/internal/store"
 	"sampan.dev/internal/store/local"
 	"sampan.dev/internal/token"
 	"sampan.dev/internal/usage"
@@ -40,7 +43,10 @@ import (
 
 // Config says where a server keeps its data and what it is known by.
 type Config struct {
-	StoreDir string
+	StoreDir string // of the store of a server that is alone; not used if Store is there
+	// Store is a datastore that other servers may use, too, with whom this one shares the work as Self; the server closes it. Nil: there is none.
+	Store    store.Store
+	Self     Self
 	PKI      *pki.PKI
 	Names    []string       // that its certificate answers to, besides its addresses
 	Address  netip.AddrPort // where clients reach it
@@ -65,23 +71,29 @@ type Server struct {
 	Events   *events.Recorder
 	Tokens   *tokens.Issuer
 
-	store *local.Store
-	alloc *allocate.Services
-	api   *apiserver.Server
-	loops *loops.Loops
-	log   *slog.Logger
+	store  store.Store
+	shared bool
+	self   Self
+	at     netip.AddrPort
+	alloc  *allocate.Services
+	api    *apiserver.Server
+	loops  loops.Config
+	log    *slog.Logger
 }
 
 // Open opens the store and puts the parts together. Nothing is served before Run; whoever does not call Run calls Close.
 func Open(cfg Config) (*Server, error) {
-	if err := os.MkdirAll(cfg.StoreDir, 0o700); err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
+	st := cfg.Store
+	if st == nil {
+		if err := os.MkdirAll(cfg.StoreDir, 0o700); err != nil {
+			return nil, fmt.Errorf("open store: %w", err)
+		}
+		var err error
+		if st, err = local.Open(cfg.StoreDir, local.Options{Log: cfg.Log}); err != nil {
+			return nil, fmt.Errorf("open store: %w", err)
+		}
 	}
-	st, err := local.Open(cfg.StoreDir, local.Options{Log: cfg.Log})
-	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	s := &Server{Table: kinds.Table(), store: st, log: cfg.Log}
+	s := &Server{Table: kinds.Table(), store: st, shared: cfg.Store != nil, self: cfg.Self, at: cfg.Address, log: cfg.Log}
 	s.Cache = cache.New(s.Table, st, cfg.Log)
 	serviceKind, _ := s.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Service"))
 	s.alloc = allocate.New(allocate.Config{Table: s.Table, Cache: s.Cache, Store: st, Ranges: cfg.Services, NodePorts: cfg.NodePorts})
@@ -94,11 +106,12 @@ func Open(cfg Config) (*Server, error) {
 	queues, schedule := loop.NewMetrics(), scheduler.NewMetrics()
 	ways := nodes{s, cfg.PKI.ClientTLS(apiUser, []string{auth.Masters})}
 	uses := usage.New(ways.Dial)
-	s.loops = loops.New(loops.Config{
+	s.loops = loops.Config{
 		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(), Signer: cfg.PKI, Usage: uses,
 		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS, CA: cfg.PKI.CA(), Pods: cfg.Pods},
 		LoadBalancer: cfg.LoadBalancer, Pods: cfg.Pods, Queues: queues, Schedule: schedule, Log: cfg.Log,
-	})
+	}
+	var err error
 	if s.Tokens, err = issuer(s.Table, cfg.PKI); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
@@ -108,6 +121,7 @@ func Open(cfg Config) (*Server, error) {
 		TLS: cfg.PKI.ServerTLS(names, kubernetesIPs(cfg.Services)...), Tokens: s.Tokens,
 		Nodes: ways, Usage: uses, Address: cfg.Address,
 		Ready:   map[string]func() error{"store": s.storeWorks},
+		Slow:    slow(st),
 		Metrics: append([]prometheus.Collector{queues, schedule}, cfg.Metrics...),
 		Log:     cfg.Log,
 	})
@@ -140,8 +154,20 @@ func (s *Server) Close() error { return s.store.Close() }
 
 // storeWorks fails when the store takes no writes any more.
 func (s *Server) storeWorks() error {
-	if err := s.store.Facts().Broken; err != nil {
+	own, ok := s.store.(*local.Store)
+	if !ok {
+		return nil // whether a datastore answers is asked besides
+	}
+	if err := own.Facts().Broken; err != nil {
 		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// slow asks the store whether it is slow, if it knows.
+func slow(st store.Store) func() error {
+	if s, ok := st.(interface{ Slow() error }); ok {
+		return s.Slow
 	}
 	return nil
 }
@@ -175,7 +201,16 @@ func (s *Server) Run(ctx context.Context, l net.Listener) (err error) {
 		}
 		both, ctx := errgroup.WithContext(ctx)
 		both.Go(func() error { return s.api.Run(ctx, l) })
-		both.Go(func() error { return s.loops.Run(ctx) })
+		lead := func(ctx context.Context) error { return loops.New(s.loops).Run(ctx) }
+		if !s.shared {
+			both.Go(func() error { return lead(ctx) })
+			return both.Wait()
+		}
+		as := auth.WithUser(ctx, auth.System("system:sampan"))
+		both.Go(func() error { return s.present(as) })
+		both.Go(func() error {
+			return leader.New(leader.Config{Name: leaderLease, Me: s.self.holder(), Leases: leases{s}, Log: s.log}).Run(as, lead)
+		})
 		return both.Wait()
 	})
 	err = parts.Wait()

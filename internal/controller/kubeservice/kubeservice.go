@@ -5,7 +5,7 @@
 // and the system's two priority classes.
 //
 // It watches and writes those objects, and nothing else. Always: the Service kubernetes has the first address of the range, and its endpoints are the
-// API server's address; whoever changes or deletes one of them finds it as it was.
+// API servers' addresses; whoever changes or deletes one of them finds it as it was.
 package kubeservice
 
 import (
@@ -15,7 +15,9 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -35,7 +37,7 @@ import (
 
 // Config says what the cluster is.
 type Config struct {
-	Server netip.AddrPort // of the API server, as pods reach it
+	Server netip.AddrPort // of the API server that this controller runs in, as pods reach it; SetServers tells of others
 	Ranges []netip.Prefix // of Services, the default first
 	DNS    netip.Addr     // of the cluster's DNS server; not valid: there is none
 	CA     []byte         // PEM: the cluster's authority, told to whoever wants to join; nil: not told
@@ -60,7 +62,11 @@ type Controller struct {
 	view View
 	api  API
 	log  *slog.Logger
-	want map[loop.Key]wanted
+	cfg  Config
+
+	mu      sync.Mutex
+	servers []netip.AddrPort // that serve the API, in order
+	want    map[loop.Key]wanted
 }
 
 // wanted is an object that shall be there.
@@ -75,7 +81,8 @@ type wanted struct {
 
 // New makes the controller.
 func New(cfg Config, view View, api API, metrics *loop.Metrics, log *slog.Logger) *Controller {
-	c := &Controller{view: view, api: api, log: log, want: objects(cfg)}
+	servers := []netip.AddrPort{cfg.Server}
+	c := &Controller{view: view, api: api, log: log, cfg: cfg, servers: servers, want: objects(cfg, servers)}
 	c.Loop = loop.New("kubernetes-service", c.Reconcile, loop.Options{Workers: 1, Metrics: metrics, Log: log})
 	for key := range c.want {
 		c.Mark(key)
@@ -83,24 +90,47 @@ func New(cfg Config, view View, api API, metrics *loop.Metrics, log *slog.Logger
 	return c
 }
 
+// SetServers says which servers serve the API now; this one is among them, told or not.
+func (c *Controller) SetServers(servers []netip.AddrPort) {
+	all := append(slices.Clone(servers), c.cfg.Server)
+	slices.SortFunc(all, netip.AddrPort.Compare)
+	all = slices.Compact(all)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slices.Equal(all, c.servers) {
+		return
+	}
+	c.servers, c.want = all, objects(c.cfg, all)
+	for key := range c.want {
+		c.Mark(key)
+	}
+}
+
+// wanted are all objects that shall be there.
+func (c *Controller) wanted() map[loop.Key]wanted {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.want
+}
+
 // Changed marks an object, if it is one of those that this controller keeps, and with a namespace what is in it.
 func (c *Controller) Changed(kind, namespace, name string) {
 	if kind == "Namespace" {
-		for key := range c.want {
+		for key := range c.wanted() {
 			if key.Namespace == name {
 				c.Mark(key)
 			}
 		}
 		return
 	}
-	if key := (loop.Key{Namespace: namespace, Name: kind + "/" + name}); c.want[key].make != nil {
+	if key := (loop.Key{Namespace: namespace, Name: kind + "/" + name}); c.wanted()[key].make != nil {
 		c.Mark(key)
 	}
 }
 
 // Reconcile makes one object be as it shall.
 func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
-	w := c.want[key]
+	w := c.wanted()[key]
 	o := w.make().DeepCopyObject().(resource.Object) // what is written is filled in by those who store it
 	have := c.view.Get(w.kind, o.GetNamespace(), o.GetName())
 	var err error
@@ -123,7 +153,7 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 	return nil
 }
 
-func objects(cfg Config) map[loop.Key]wanted {
+func objects(cfg Config, servers []netip.AddrPort) map[loop.Key]wanted {
 	all := map[loop.Key]wanted{}
 	add := func(w wanted) {
 		o := w.make()
@@ -136,8 +166,11 @@ func objects(cfg Config) map[loop.Key]wanted {
 	add(service("default", "kubernetes", map[string]string{"component": "apiserver", "provider": "kubernetes"}, cfg.Ranges[0].Masked().Addr().Next(), []corev1.ServicePort{
 		{Name: "https", Port: 443, Protocol: corev1.ProtocolTCP, TargetPort: intstr.FromInt32(int32(cfg.Server.Port()))},
 	}))
-	add(endpoints(cfg.Server))
-	add(slice(cfg.Server))
+	alike := slices.DeleteFunc(slices.Clone(servers), func(s netip.AddrPort) bool { // one port and one family for all of them, as the objects have it
+		return s.Port() != cfg.Server.Port() || s.Addr().Is4() != cfg.Server.Addr().Is4()
+	})
+	add(endpoints(alike))
+	add(slice(alike))
 	if cfg.DNS.IsValid() {
 		add(service("kube-system", "kube-dns", map[string]string{"k8s-app": "kube-dns"}, cfg.DNS, []corev1.ServicePort{
 			{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP, TargetPort: intstr.FromInt32(53)},
@@ -149,7 +182,7 @@ func objects(cfg Config) map[loop.Key]wanted {
 	}
 	if len(cfg.Pods) > 0 {
 		add(configMap("kube-system", auth.NetworkName, map[string]string{
-			PodRanges: list(cfg.Pods), ServiceRanges: list(cfg.Ranges), DNSAddress: cfg.DNS.String(),
+			PodRanges: list(cfg.Pods), ServiceRanges: list(cfg.Ranges), DNSAddress: cfg.DNS.String(), Servers: urls(servers),
 		}))
 	}
 	return all
@@ -173,12 +206,21 @@ users: null
 	return configMap("kube-public", "cluster-info", map[string]string{"kubeconfig": text})
 }
 
-// Keys of what nodes are told: address ranges, one of each family, by commas; and the DNS server's address.
+// Keys of what nodes are told: address ranges, one of each family, by commas; the DNS server's address; and the URLs of all servers, by commas.
 const (
 	PodRanges     = "podRanges"
 	ServiceRanges = "serviceRanges"
 	DNSAddress    = "dns"
+	Servers       = "servers"
 )
+
+func urls(servers []netip.AddrPort) string {
+	var all []string
+	for _, s := range servers {
+		all = append(all, "https://"+s.String())
+	}
+	return strings.Join(all, ",")
+}
 
 func list(ranges []netip.Prefix) string {
 	var all []string
@@ -249,10 +291,14 @@ func service(namespace, name string, labels map[string]string, ip netip.Addr, po
 	}
 }
 
-func endpoints(at netip.AddrPort) wanted {
+func endpoints(servers []netip.AddrPort) wanted {
+	var addresses []corev1.EndpointAddress
+	for _, s := range servers {
+		addresses = append(addresses, corev1.EndpointAddress{IP: s.Addr().String()})
+	}
 	subsets := []corev1.EndpointSubset{{
-		Addresses: []corev1.EndpointAddress{{IP: at.Addr().String()}},
-		Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(at.Port()), Protocol: corev1.ProtocolTCP}},
+		Addresses: addresses,
+		Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(servers[0].Port()), Protocol: corev1.ProtocolTCP}},
 	}}
 	return wanted{
 		kind: "Endpoints",
@@ -275,12 +321,15 @@ func endpoints(at netip.AddrPort) wanted {
 	}
 }
 
-func slice(at netip.AddrPort) wanted {
-	name, port, protocol, ready := "https", int32(at.Port()), corev1.ProtocolTCP, true
-	ends := []discovery.Endpoint{{Addresses: []string{at.Addr().String()}, Conditions: discovery.EndpointConditions{Ready: &ready}}}
+func slice(servers []netip.AddrPort) wanted {
+	name, port, protocol, ready := "https", int32(servers[0].Port()), corev1.ProtocolTCP, true
+	var ends []discovery.Endpoint
+	for _, s := range servers {
+		ends = append(ends, discovery.Endpoint{Addresses: []string{s.Addr().String()}, Conditions: discovery.EndpointConditions{Ready: &ready}})
+	}
 	ports := []discovery.EndpointPort{{Name: &name, Port: &port, Protocol: &protocol}}
 	family := discovery.AddressTypeIPv4
-	if at.Addr().Is6() {
+	if servers[0].Addr().Is6() {
 		family = discovery.AddressTypeIPv6
 	}
 	labels := map[string]string{discovery.LabelServiceName: "kubernetes"}

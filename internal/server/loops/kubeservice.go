@@ -32,7 +32,7 @@ func ownServices(w *world) []part {
 	for name, kind := range kinds {
 		on[kind] = func(ch change) { c.Changed(name, ch.key.Namespace, ch.key.Name) }
 	}
-	return []part{{account: "kubernetes-service-controller", run: c.Run, on: on}}
+	return []part{{account: "kubernetes-service-controller", run: c.Run, on: on}, followServers(w, c.SetServers)}
 }
 
 // own shows the cluster's own Services to their controller.

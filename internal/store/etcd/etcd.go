@@ -72,6 +72,7 @@ type Store struct {
 	compacted atomic.Int64 // the highest known to be forgotten
 
 	asking asking
+	pace   store.Pace
 	pulse  pulse
 	health health
 }
@@ -130,6 +131,9 @@ func (s *Store) Close() error {
 // Revision is the highest that any answer or watch has shown; it is not behind what this store has answered, but may be behind what other servers write.
 // Who has to know asks for Current.
 func (s *Store) Revision() int64 { return s.revision.Load() }
+
+// Slow says that etcd takes long to write, if it does; nil if not.
+func (s *Store) Slow() error { return s.pace.Slow() }
 
 // saw notes the revision that an answer shows.
 func (s *Store) saw(revision int64) { raise(&s.revision, revision) }

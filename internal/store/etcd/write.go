@@ -43,7 +43,9 @@ func (s *Store) ApplyAll(ctx context.Context, writes []store.Write) ([]store.Rec
 		return nil, failed(writes, err)
 	}
 	defer done()
+	end := s.pace.Begin()
 	records, err := s.commit(ctx, writes)
+	end()
 	if err != nil {
 		return nil, err
 	}

@@ -265,6 +265,7 @@ func (p pending) record() store.Record {
 
 // write puts the batch in buf on disk. An error is the answer to every write of the batch.
 func (s *Store) write() error {
+	defer s.pace.Begin()()
 	var err error
 	if s.active.size >= s.logSize() {
 		err = s.rotate()

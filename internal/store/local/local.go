@@ -64,6 +64,7 @@ type Store struct {
 	pending map[string]pending // the committer's: keys that the batch changes
 
 	writes, syncs atomic.Int64
+	pace          store.Pace
 
 	mu       sync.RWMutex // guards the fields below, and the slices and sizes of the segments
 	index    btree.Map[string, entry]
@@ -168,6 +169,9 @@ func (s *Store) Compacted() int64 {
 
 // Current is Revision: nobody else writes here.
 func (s *Store) Current(context.Context) (int64, error) { return s.Revision(), nil }
+
+// Slow says that the disk is slow, if it is; nil if not.
+func (s *Store) Slow() error { return s.pace.Slow() }
 
 // Facts are figures to be exported. Writes and Syncs count since Open; their ratio is how well writes share syncs.
 type Facts struct {
