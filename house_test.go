@@ -19,7 +19,7 @@ const module = "sampan.dev/"
 var floors = [][]string{
 	{"cmd/sampan", "cmd/sampan-runtime", "internal/bundle/pack", "hack", "test"},
 	{"internal/clustertest"},
-	{"internal/server", "internal/agent", "internal/simulate"},
+	{"internal/server", "internal/agent", "internal/simulate", "internal/why"},
 	{"internal/apiserver", "internal/scheduler", "internal/controller", "internal/podnet", "internal/proxy", "internal/netpol", "internal/dns", "internal/announce", "internal/volume", "internal/probe", "internal/sweep", "internal/preflight", "internal/runtimeproc", "internal/kubeconfig", "internal/bundle", "internal/instance", "internal/runtime", "internal/mirror", "internal/join"},
 	{"internal/registry", "internal/client", "internal/events", "internal/usage"},
 	{"internal/admission", "internal/allocate", "internal/keyring"},
@@ -37,7 +37,7 @@ var owners = map[string]string{
 	"github.com/opencontainers/cgroups":          "internal/runtime",
 	"github.com/google/go-containerregistry":     "internal/runtime test",
 	"github.com/google/nftables":                 "internal/nft test",
-	"go.etcd.io/etcd":                            "internal/store/etcd",
+	"go.etcd.io/etcd":                            "internal/store/etcd test/etcd",
 	"go.etcd.io/bbolt":                           "internal/store/local test/bench",
 	"github.com/cockroachdb/pebble":              "internal/store/local test/bench",
 	"k8s.io/kubectl":                             "",
