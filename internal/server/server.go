@@ -207,6 +207,9 @@ func (s *Server) Run(ctx context.Context, l net.Listener) (err error) {
 			return both.Wait()
 		}
 		as := auth.WithUser(ctx, auth.System("system:sampan"))
+		if err := s.leaseNamespace(as); err != nil {
+			return errors.Join(err, l.Close())
+		}
 		both.Go(func() error { return s.present(as) })
 		both.Go(func() error {
 			return leader.New(leader.Config{Name: leaderLease, Me: s.self.holder(), Leases: leases{s}, Log: s.log}).Run(as, lead)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	coordination "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -32,6 +33,19 @@ type leases struct{ *Server }
 func (l leases) kind() *resource.Kind {
 	k, _ := l.Table.ByKind(coordination.SchemeGroupVersion.WithKind("Lease"))
 	return k
+}
+
+// leaseNamespace makes kube-system if it is not there: the loop that keeps it needs a leader, and leaders a place for their Lease.
+func (s *Server) leaseNamespace(ctx context.Context) error {
+	kind, _ := s.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if s.Cache.Snapshot().Get(kind, "", metav1.NamespaceSystem) != nil {
+		return nil
+	}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: metav1.NamespaceSystem}}
+	if _, err := s.Registry.Create(ctx, kind, ns, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("make the namespace of the servers' leases: %w", err)
+	}
+	return nil
 }
 
 func (l leases) Lease(name string) *coordination.Lease {
