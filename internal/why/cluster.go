@@ -30,9 +30,10 @@ func (l *look) namespace(o *corev1.Namespace) state {
 	}
 	slices.SortStableFunc(left, func(a, b Leftover) int { return strings.Compare(a.Resource+"/"+a.Name, b.Resource+"/"+b.Name) })
 	const most = 20
-	for i, thing := range left {
-		if i == most {
-			s.because("and %s", count(len(left)-most, "more object"))
+	var waiting []string
+	for _, thing := range left {
+		if len(s.Causes) == most {
+			s.because("and more: there are %s", count(len(left), "object"))
 			break
 		}
 		switch {
@@ -47,8 +48,11 @@ func (l *look) namespace(o *corev1.Namespace) state {
 		case thing.Deleted:
 			s.because("%s/%s is being deleted", thing.Resource, thing.Name)
 		default:
-			s.because("%s/%s is still there", thing.Resource, thing.Name)
+			waiting = append(waiting, thing.Resource+"/"+thing.Name)
 		}
+	}
+	if len(waiting) > 0 {
+		s.because("not told to go yet: %s", some(waiting))
 	}
 	if i := slices.IndexFunc(left, func(t Leftover) bool { return len(t.Finalizers) > 0 }); i >= 0 {
 		s.advise("To let it go: see what runs that takes these finalizers off, and does not; only if it is gone for good: %s", unfinalize(o.Name, left[i].Resource, left[i].Name))

@@ -118,13 +118,23 @@ func noProgram(message string) bool {
 
 // crashes explains a container that ended and should not have.
 func (l *look) crashes(p *corev1.Pod, c corev1.ContainerStatus, what string, t *corev1.ContainerStateTerminated, waits bool) state {
+	unhealthy := l.lastEvent(p, aboutContainer(c.Name), "Unhealthy")
+	if unhealthy != nil && l.lastEvent(p, killedByProbe(c.Name), "Killing") == nil {
+		unhealthy = nil
+	}
 	s := ill("crashes: %s %s %s", what, c.Name, howEnded(p, c.Name, t))
-	if t.ExitCode == 0 {
+	switch {
+	case unhealthy != nil:
+		s = ill("is restarted again and again: %s %s fails its probe", what, c.Name)
+	case t.ExitCode == 0:
 		s = ill("does not keep running: %s %s %s", what, c.Name, howEnded(p, c.Name, t))
 	}
-	text := fmt.Sprintf("it has been restarted %s, and ended last %s after running for %s", times(c.RestartCount), l.ago(t.FinishedAt.Time), shortly(t.FinishedAt.Sub(t.StartedAt.Time)))
-	if c.RestartCount == 0 {
-		text = fmt.Sprintf("it ended %s after running for %s", l.ago(t.FinishedAt.Time), shortly(t.FinishedAt.Sub(t.StartedAt.Time)))
+	text := "it ended " + l.ago(t.FinishedAt.Time)
+	if c.RestartCount > 0 {
+		text = fmt.Sprintf("it has been restarted %s, and ended last %s", times(c.RestartCount), l.ago(t.FinishedAt.Time))
+	}
+	if t.StartedAt.Unix() > 0 { // what was never started began in 1970
+		text += " after running for " + shortly(t.FinishedAt.Sub(t.StartedAt.Time))
 	}
 	if waits {
 		if next, known := nextStart(c); known && next.After(l.now) {
@@ -134,18 +144,15 @@ func (l *look) crashes(p *corev1.Pod, c corev1.ContainerStatus, what string, t *
 		}
 	}
 	s.because("%s", text)
-	unhealthy := l.lastEvent(p, aboutContainer(c.Name), "Unhealthy")
-	if unhealthy != nil && l.lastEvent(p, killedByProbe(c.Name), "Killing") == nil {
-		unhealthy = nil
-	}
 	if unhealthy != nil {
-		s.because("its node stopped it since a probe failed: %s", oneLine(unhealthy.Message))
+		s.because("the last answer, %s: %s", l.times(unhealthy), oneLine(unhealthy.Message))
+		s.because("its node stopped it for that, and it %s", howEnded(p, c.Name, t))
 	}
 	l.lastLines(&s.Cause, p, c.Name, t, waits)
 	switch code := t.ExitCode; {
-	case t.Reason == "OOMKilled":
+	case t.Reason == "OOMKilled" || strings.Contains(t.Message, "OOM-killed"):
 		s.advise("To mend it: give container %s more memory than %s (resources.limits.memory), or have it use less", c.Name, limitOf(p, c.Name))
-	case code == 0:
+	case unhealthy == nil && code == 0:
 		s.advise("To mend it: a container must run for as long as the pod does; what does its work and ends belongs in a Job (restartPolicy %s starts it again)", orAlways(p.Spec.RestartPolicy))
 	case unhealthy != nil:
 		s.advise("To mend it: have the program answer that probe, or give it more time (the probe's failureThreshold and timeoutSeconds, or a startupProbe)")

@@ -2,6 +2,7 @@ package why
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,9 +33,12 @@ func (l *look) group(c *Cause, pods []*corev1.Pod, most int) (stuck int) {
 		}
 		stuck += a.count
 		below := a.state.Cause
-		if a.count == 1 {
+		switch {
+		case most == 1:
+			below.Text = fmt.Sprintf("its only pod, pod/%s, %s", a.first.Name, a.state.Text)
+		case a.count == 1:
 			below.Text = fmt.Sprintf("%d of %d pods (pod/%s) %s", a.count, most, a.first.Name, a.state.Text)
-		} else {
+		default:
 			below.Text = fmt.Sprintf("%d of %d pods are like pod/%s, which %s", a.count, most, a.first.Name, a.state.Text)
 		}
 		c.Causes = append(c.Causes, &below)
@@ -88,6 +92,8 @@ func (l *look) owned(o Object) (list []*corev1.Pod) {
 	return list
 }
 
+var noAccount = regexp.MustCompile(`serviceaccount "([^"]+)" not found`)
+
 // refused says why an owner cannot create its pods, in the words of the one that refused it. True: it is so.
 func (l *look) refused(c *Cause, o Object, message string) bool {
 	e := l.lastEvent(o, nil, "FailedCreate")
@@ -101,6 +107,7 @@ func (l *look) refused(c *Cause, o Object, message string) bool {
 	if e != nil {
 		when = ", " + l.times(e)
 	}
+	message = strings.TrimPrefix(message, "(combined from similar events): ")
 	below := c.because("its pods are refused%s: %s", when, oneLine(message))
 	lower := strings.ToLower(message)
 	switch {
@@ -109,7 +116,11 @@ func (l *look) refused(c *Cause, o Object, message string) bool {
 	case strings.Contains(lower, "limitrange") || strings.Contains(lower, "usage per"):
 		c.advise("To let them be made: keep to the namespace's LimitRange (%s)", kubectl(o.GetNamespace(), "describe limitrange"))
 	case strings.Contains(lower, "serviceaccount") && strings.Contains(lower, "not found"):
-		c.advise("To let them be made: create that service account (%s)", kubectl(o.GetNamespace(), "create serviceaccount NAME"))
+		name := "NAME"
+		if m := noAccount.FindStringSubmatch(message); m != nil {
+			name = m[1]
+		}
+		c.advise("To let them be made: create that service account (%s)", kubectl(o.GetNamespace(), "create serviceaccount "+name))
 	case strings.Contains(lower, "violates podsecurity"):
 		c.advise("To let them be made: change the template so that it keeps to the namespace's Pod Security Standard, or the label pod-security.kubernetes.io/enforce of namespace %s", o.GetNamespace())
 	case strings.Contains(lower, "priorityclass") && strings.Contains(lower, "no priorityclass"):

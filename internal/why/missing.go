@@ -105,10 +105,13 @@ var (
 func (l *look) missing(s, below *Cause, p *corev1.Pod, message string) {
 	if m := notFound.FindStringSubmatch(message); m != nil {
 		kind, name := strings.ToLower(m[1]), m[2]
-		if there := l.names(kind, p.Namespace); len(there) > 0 {
+		switch there := l.names(kind, p.Namespace); len(there) {
+		case 0:
+			below.because("namespace %s has no %ss of its own", p.Namespace, kind)
+		case 1:
+			below.because("namespace %s has only the %s %s", p.Namespace, kind, there[0])
+		default:
 			below.because("namespace %s has the %ss %s", p.Namespace, kind, some(there))
-		} else {
-			below.because("namespace %s has no %ss", p.Namespace, kind)
 		}
 		create := "create configmap " + name
 		if kind == "secret" {
@@ -136,7 +139,9 @@ func (l *look) names(kind, namespace string) (names []string) {
 		return names
 	}
 	for _, o := range all[*corev1.ConfigMap](l, "configmaps", namespace) {
-		names = append(names, o.Name)
+		if o.Name != "kube-root-ca.crt" { // every namespace has that one
+			names = append(names, o.Name)
+		}
 	}
 	return names
 }

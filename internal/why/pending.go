@@ -43,6 +43,12 @@ func (l *look) pending(p *corev1.Pod) state {
 	}
 	e := scheduler.Explain(scheduler.NeedOf(p), l.snapshot(), l.budgets)
 	sentence := ""
+	if said != nil && said.Reason == corev1.PodReasonSchedulerError {
+		s := ill("is Pending: the scheduler could not give it its node")
+		s.because("%s", oneLine(said.Message))
+		s.advise("It is tried again by itself")
+		return s
+	}
 	if said != nil && said.Reason == corev1.PodReasonUnschedulable {
 		sentence = said.Message
 	}
@@ -214,6 +220,11 @@ func (l *look) elsewhere(s *state, template *corev1.Pod, nodes int) {
 	e := scheduler.Explain(scheduler.NeedOf(template), l.snapshot(), l.budgets)
 	for i := range e.Nodes { // only these decide where a DaemonSet's pods are meant to be
 		e.Nodes[i].Faults = slices.DeleteFunc(e.Nodes[i].Faults, func(f scheduler.Fault) bool { return f.Filter != "NodeAffinity" && f.Filter != "TaintToleration" })
+	}
+	e.Nodes = slices.DeleteFunc(e.Nodes, func(o scheduler.Opinion) bool { return len(o.Faults) == 0 })
+	if len(e.Nodes) == 0 {
+		s.because("the nodes that it is meant for have not been counted yet")
+		return
 	}
 	nearest := byEffort(template, e.Nodes)
 	s.Table, s.More = tableOf(nearest)

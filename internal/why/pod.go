@@ -43,8 +43,11 @@ func (l *look) pod(p *corev1.Pod) state {
 }
 
 func times(n int32) string {
-	if n == 1 {
+	switch n {
+	case 1:
 		return "once"
+	case 2:
+		return "twice"
 	}
 	return fmt.Sprintf("%d times", n)
 }

@@ -170,6 +170,16 @@ func ordinal(p *corev1.Pod) int {
 	return n
 }
 
+// ofDaemons are what every DaemonSet's pods tolerate.
+var ofDaemons = func() (list []corev1.Toleration) {
+	for _, key := range []string{
+		corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable, corev1.TaintNodeDiskPressure, corev1.TaintNodeMemoryPressure, corev1.TaintNodePIDPressure, corev1.TaintNodeUnschedulable,
+	} {
+		list = append(list, corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists})
+	}
+	return list
+}()
+
 func (l *look) daemonSet(o *appsv1.DaemonSet) state {
 	want := int(o.Status.DesiredNumberScheduled)
 	seen := o.Status.ObservedGeneration >= o.Generation
@@ -179,6 +189,7 @@ func (l *look) daemonSet(o *appsv1.DaemonSet) state {
 		nodes := all[*corev1.Node](l, "nodes", "")
 		template := &corev1.Pod{ObjectMeta: *o.Spec.Template.ObjectMeta.DeepCopy(), Spec: *o.Spec.Template.Spec.DeepCopy()}
 		template.Namespace, template.Name = o.Namespace, o.Name
+		template.Spec.Tolerations = append(template.Spec.Tolerations, ofDaemons...)
 		l.elsewhere(&s, template, len(nodes))
 		return s
 	case seen && int(o.Status.NumberAvailable) == want && int(o.Status.UpdatedNumberScheduled) == want && o.Status.NumberMisscheduled == 0:
