@@ -127,13 +127,18 @@ type loader struct {
 }
 
 func (l *loader) add(r store.Record) error {
-	size := len(r.Key) + len(r.Value)
+	return l.write(store.Write{Key: r.Key, Value: r.Value})
+}
+
+// write makes a change, with others. A conflict loses those that were to be made with it.
+func (l *loader) write(w store.Write) error {
+	size := len(w.Key) + len(w.Value)
 	if len(l.writes) > 0 && (len(l.writes) == batchCount || l.bytes+size > batchBytes) {
 		if err := l.flush(); err != nil {
 			return err
 		}
 	}
-	l.writes = append(l.writes, store.Write{Key: r.Key, Value: r.Value})
+	l.writes = append(l.writes, w)
 	l.bytes += size
 	return nil
 }
@@ -142,11 +147,12 @@ func (l *loader) flush() error {
 	if len(l.writes) == 0 {
 		return nil
 	}
-	if _, err := l.to.ApplyAll(l.ctx, l.writes); err != nil {
+	writes := l.writes
+	l.writes, l.bytes = nil, 0
+	if _, err := l.to.ApplyAll(l.ctx, writes); err != nil {
 		return err
 	}
-	l.done += len(l.writes)
-	l.writes, l.bytes = nil, 0
+	l.done += len(writes)
 	return nil
 }
 
