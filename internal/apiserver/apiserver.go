@@ -62,9 +62,10 @@ type Config struct {
 	// Ready are further checks of /readyz and /livez, by name. They are called often and must be quick.
 	Ready map[string]func() error
 	// Slow says why writes take long, if they do: then this server is alive, but not ready. Nil: nothing is known of that.
-	Slow    func() error
-	Metrics []prometheus.Collector // of other parts, shown by /metrics besides our own
-	Log     *slog.Logger
+	Slow      func() error
+	Snapshots Snapshots              // nil: they cannot be made or restored
+	Metrics   []prometheus.Collector // of other parts, shown by /metrics besides our own
+	Log       *slog.Logger
 }
 
 // Server answers the API's requests.

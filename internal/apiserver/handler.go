@@ -95,6 +95,8 @@ func (s *Server) plain(w http.ResponseWriter, r *http.Request) error {
 		return s.metrics.serve(w, r)
 	case "openapi":
 		return s.openapi.serve(s, w, r)
+	case "sampan":
+		return s.snapshot(w, r)
 	case "version":
 		return s.version(w, r)
 	case ".well-known", "openid":

@@ -82,8 +82,13 @@ func taken(old *coordination.Lease, name string, me string, now time.Time, lasts
 	return next
 }
 
-// released is the Lease as a leader leaves it that goes of itself: others need not wait.
-func released(old *coordination.Lease, now time.Time) *coordination.Lease {
+// Taken is the Lease held by somebody who takes it without asking whether anybody leads: whoever did stops within a moment of noticing. Old may be nil.
+func Taken(old *coordination.Lease, name, holder string, now time.Time) *coordination.Lease {
+	return taken(old, name, holder, now, defaultLasts)
+}
+
+// Released is the Lease as a leader leaves it that goes of itself: others need not wait.
+func Released(old *coordination.Lease, now time.Time) *coordination.Lease {
 	next := old.DeepCopy()
 	next.Spec.HolderIdentity, next.Spec.LeaseDurationSeconds = new(""), new(int32(1))
 	next.Spec.RenewTime = microTime(now)

@@ -49,10 +49,12 @@ type Elector struct {
 	own  *coordination.Lease // as we have written it last
 }
 
+const defaultLasts = 15 * time.Second
+
 // New makes an elector; it starts nothing.
 func New(c Config) *Elector {
 	if c.Lasts == 0 {
-		c.Lasts, c.Deadline, c.Every = 15*time.Second, 10*time.Second, 2*time.Second
+		c.Lasts, c.Deadline, c.Every = defaultLasts, 10*time.Second, 2*time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -193,7 +195,7 @@ const releaseTimeout = 2 * time.Second
 func (e *Elector) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
-	if _, err := e.Leases.Put(ctx, released(e.own, time.Now())); err != nil && !apierrors.IsConflict(err) {
+	if _, err := e.Leases.Put(ctx, Released(e.own, time.Now())); err != nil && !apierrors.IsConflict(err) {
 		e.Log.Warn("the lease of the control loops was not left to others", "lease", e.Name, "error", err)
 	}
 }

@@ -78,6 +78,7 @@ type Server struct {
 	alloc  *allocate.Services
 	api    *apiserver.Server
 	loops  loops.Config
+	gate   gate // of the loops, where there is no other server
 	log    *slog.Logger
 }
 
@@ -120,8 +121,8 @@ func Open(cfg Config) (*Server, error) {
 		Registry: s.Registry, Cache: s.Cache, Table: s.Table, Store: st,
 		TLS: cfg.PKI.ServerTLS(names, kubernetesIPs(cfg.Services)...), Tokens: s.Tokens,
 		Nodes: ways, Usage: uses, Address: cfg.Address,
-		Ready:   map[string]func() error{"store": s.storeWorks},
-		Slow:    slow(st),
+		Ready: map[string]func() error{"store": s.storeWorks},
+		Slow:  slow(st), Snapshots: &snapshots{Server: s},
 		Metrics: append([]prometheus.Collector{queues, schedule}, cfg.Metrics...),
 		Log:     cfg.Log,
 	})
@@ -203,7 +204,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) (err error) {
 		both.Go(func() error { return s.api.Run(ctx, l) })
 		lead := func(ctx context.Context) error { return loops.New(s.loops).Run(ctx) }
 		if !s.shared {
-			both.Go(func() error { return lead(ctx) })
+			both.Go(func() error { return s.gate.run(ctx, lead) })
 			return both.Wait()
 		}
 		as := auth.WithUser(ctx, auth.System("system:sampan"))
