@@ -97,7 +97,7 @@ func (u *up) openDatastore(ctx context.Context) (store.Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	what := "joined the servers of"
+	what := "with"
 	if first {
 		what = "first server on"
 	}

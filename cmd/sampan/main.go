@@ -36,7 +36,7 @@ func run(args []string) int {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetArgs(args)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(upCommand(), serverCommand(), agentCommand(), installCommand(), uninstallCommand(), downCommand(), resetCommand(), statusCommand(), kubectlCommand(), imageCommand(), tokenCommand(), simulateCommand(), versionCommand(), whyCommand())
+	root.AddCommand(upCommand(), serverCommand(), agentCommand(), installCommand(), uninstallCommand(), downCommand(), resetCommand(), statusCommand(), kubectlCommand(), imageCommand(), tokenCommand(), snapshotCommand(), migrateCommand(), simulateCommand(), versionCommand(), whyCommand())
 	cmd, err := root.ExecuteContextC(context.Background())
 	var exit exitError
 	var usage usageError

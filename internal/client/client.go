@@ -333,6 +333,29 @@ func (c *Client) request(ctx context.Context, method, path string, q url.Values,
 // Server is where the next request goes.
 func (c *Client) Server() string { return c.servers.Load().base().String() }
 
+// Stream sends what body reads, if it is not nil, to a path of the server that is no object's, and returns the answer to be read and closed. An answer that is no success is
+// an error.
+func (c *Client) Stream(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	r, err := c.request(ctx, method, path, nil, nil, "")
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		r.Body = io.NopCloser(body)
+		r.Header.Set("Content-Type", "application/octet-stream")
+	}
+	response, err := c.send(r)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode > 299 {
+		defer response.Body.Close()
+		text, _ := io.ReadAll(io.LimitReader(response.Body, 1<<16))
+		return nil, failure(r, response.StatusCode, text)
+	}
+	return response.Body, nil
+}
+
 // send sends a request. A server that cannot be reached is left for the next one; whoever asks again asks that.
 func (c *Client) send(r *http.Request) (*http.Response, error) {
 	response, err := c.http.Do(r)

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -38,12 +39,42 @@ func Save(ctx context.Context, s store.Store, dir string, now time.Time) (Info, 
 		return Info{}, fmt.Errorf("save snapshot: %w", err)
 	}
 	head := Head{Revision: revision, Count: int64(len(records)), Time: now.UTC()}
-	name := fmt.Sprintf("%s-%d%s", head.Time.Format("20060102T150405Z"), revision, ending)
+	name := head.file()
 	size, err := writeFile(dir, name, func(w io.Writer) error { return Encode(w, head, records) })
 	if err != nil {
 		return Info{}, fmt.Errorf("save snapshot: %w", err)
 	}
 	return Info{Head: head, Name: name, Size: size}, nil
+}
+
+// file is what a snapshot's file is called.
+func (h Head) file() string {
+	return fmt.Sprintf("%s-%d%s", h.Time.Format("20060102T150405Z"), h.Revision, ending)
+}
+
+// Receive writes a snapshot that comes as Stream sends it into dir, and returns what it is. What is not whole gets no name.
+func Receive(r io.Reader, dir string) (Info, error) {
+	var first bytes.Buffer
+	head, err := readHead(io.TeeReader(r, &first))
+	if err != nil {
+		return Info{}, fmt.Errorf("save snapshot: %w", err)
+	}
+	size, err := writeFile(dir, head.file(), func(w io.Writer) error {
+		_, records, err := Decode(io.TeeReader(io.MultiReader(&first, r), w))
+		if err != nil {
+			return err
+		}
+		for _, err := range records {
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Info{}, fmt.Errorf("save snapshot: %w", err)
+	}
+	return Info{Head: head, Name: head.file(), Size: size}, nil
 }
 
 // contents are all records that matter, at one revision.
