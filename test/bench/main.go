@@ -40,8 +40,16 @@ func main() {
 	}
 }
 
-// enter runs this program again in network and mount namespaces of its own.
+// enter runs this program again in network and mount namespaces of its own. What comes from the network is fetched before.
 func enter() int {
+	store, err := images.Open("")
+	if err == nil {
+		err = store.Fill(context.Background())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: containers need root: use sudo")
 		return 1

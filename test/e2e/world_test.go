@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sampan.dev/internal/instance"
+	"sampan.dev/test/images"
 )
 
 // inside marks the process that runs in the namespaces.
@@ -42,8 +43,15 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// enter runs this program again in namespaces of its own.
+// enter runs this program again in namespaces of its own. What comes from the network is fetched before: there is none inside.
 func enter() int {
+	store, err := images.Open("")
+	if err == nil {
+		err = store.Fill(context.Background())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e: tests that need these images will fail:", err)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)

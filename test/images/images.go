@@ -94,6 +94,16 @@ func (c *Cache) Archive(ctx context.Context, image string) (path string, err err
 	return path, nil
 }
 
+// Fill makes all images, so that they are there for who has no network later.
+func (c *Cache) Fill(ctx context.Context) error {
+	for _, image := range All {
+		if _, err := c.Archive(ctx, image); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Image gives one image; its layers are read from the cache when they are asked for.
 func (c *Cache) Image(ctx context.Context, image string) (v1.Image, error) {
 	path, err := c.Archive(ctx, image)
