@@ -204,6 +204,14 @@ func (n *Network) tunnel(wanted bool) (netlink.Link, error) {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("raise link %s: %w", name, err)
 	}
+	// What this node masquerades gets the address of the link by which it leaves: this one has the bridge's, so that answers come back by the tunnel.
+	for _, own := range n.cfg.ranges() {
+		a := own.gateway().Addr()
+		address := &netlink.Addr{IPNet: ipnet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD}
+		if err := netlink.AddrReplace(link, address); err != nil {
+			return nil, fmt.Errorf("give %s to link %s: %w", a, name, err)
+		}
+	}
 	return link, nil
 }
 

@@ -105,6 +105,7 @@ func TestPeersComeAndGo(t *testing.T) {
 	has("route get 10.244.2.9", "via 10.244.2.0 dev spvx-0a1b2c3d src 10.244.0.1")
 	has("neigh show dev spvx-0a1b2c3d", "10.244.2.0 lladdr 0a:59:0a:f4:02:00 PERMANENT")
 	has("-d link show spvx-0a1b2c3d", "mtu 1450")
+	has("addr show dev spvx-0a1b2c3d", "inet 10.244.0.1/32") // what is masqueraded there leaves with it
 	if out, err := exec.Command("bridge", "fdb", "show", "dev", "spvx-0a1b2c3d").CombinedOutput(); err != nil || !strings.Contains(string(out), "0a:59:0a:f4:02:00 dst 198.51.100.2 self permanent") {
 		t.Errorf("the tunnel's table: %s %v", out, err)
 	}
