@@ -24,6 +24,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/yaml"
 
 	"sampan.dev/internal/auth"
@@ -143,7 +144,7 @@ func createToken(ctx context.Context, c *client.Client, out io.Writer, ttl time.
 
 // pinOf names the cluster's authority, as it tells whoever wants to join: the SHA-256 of its public key (RFC 7469, 2.4).
 func pinOf(ctx context.Context, c *client.Client) (string, error) {
-	info, err := client.Get[*corev1.ConfigMap](ctx, c, metav1.NamespacePublic, "cluster-info")
+	info, err := clusterInfo(ctx, c)
 	if err != nil {
 		return "", fmt.Errorf("read what machines that join are told: %w", err)
 	}
@@ -167,6 +168,29 @@ func pinOf(ctx context.Context, c *client.Client) (string, error) {
 	}
 	sum := sha256.Sum256(ca.RawSubjectPublicKeyInfo)
 	return "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+// clusterInfo is what machines that join are told. A server that has only just started makes it within the next moment.
+func clusterInfo(ctx context.Context, c *client.Client) (*corev1.ConfigMap, error) {
+	const name, patience = "cluster-info", 10 * time.Second
+	info, err := client.Get[*corev1.ConfigMap](ctx, c, metav1.NamespacePublic, name)
+	if !apierrors.IsNotFound(err) {
+		return info, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	found := errors.New("found")
+	seen := client.Watch(waiting, c, client.Selection{Namespace: metav1.NamespacePublic, Fields: "metadata.name=" + name}, func(e client.Event[*corev1.ConfigMap]) error {
+		if e.Object == nil || e.Type == watch.Deleted {
+			return nil
+		}
+		info = e.Object
+		return found
+	}, nil)
+	if errors.Is(seen, found) {
+		return info, nil
+	}
+	return nil, errors.Join(err, ctx.Err())
 }
 
 // randomText is so many small letters and digits, each as likely as the others.
