@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -341,26 +342,25 @@ func (n *Network) route(paths []path) error {
 	return nil
 }
 
-// OnLinks calls mark whenever this machine's addresses or links have changed, until ctx ends: another path may be the right one then.
+// OnLinks calls mark whenever this machine's addresses, links or ways out have changed, until ctx ends: another path may be the right one then.
 func (n *Network) OnLinks(ctx context.Context, mark func()) error {
 	done := make(chan struct{})
-	addresses, links := make(chan netlink.AddrUpdate, 64), make(chan netlink.LinkUpdate, 64)
+	addresses, links, routes := make(chan netlink.AddrUpdate, 64), make(chan netlink.LinkUpdate, 64), make(chan netlink.RouteUpdate, 64)
+	var begun sync.WaitGroup // what is still sent is taken, or the senders would wait for ever
+	defer begun.Wait()
+	defer close(done)
 	if err := netlink.AddrSubscribe(addresses, done); err != nil {
 		return fmt.Errorf("follow this machine's addresses: %w", err)
 	}
+	defer begun.Go(func() { drain(addresses) })
 	if err := netlink.LinkSubscribe(links, done); err != nil {
-		close(done)
 		return fmt.Errorf("follow this machine's links: %w", err)
 	}
-	defer func() {
-		close(done)
-		go func() { // what is still sent is taken, or the senders would wait for ever
-			for range addresses {
-			}
-		}()
-		for range links {
-		}
-	}()
+	defer begun.Go(func() { drain(links) })
+	if err := netlink.RouteSubscribe(routes, done); err != nil {
+		return fmt.Errorf("follow this machine's routes: %w", err)
+	}
+	defer begun.Go(func() { drain(routes) })
 	for {
 		select {
 		case u, ok := <-addresses:
@@ -377,9 +377,22 @@ func (n *Network) OnLinks(ctx context.Context, mark func()) error {
 			if u.Attrs().MasterIndex == 0 && !n.own(u.Attrs().Index) {
 				mark()
 			}
+		case u, ok := <-routes:
+			if !ok {
+				return errors.New("follow this machine's routes: the kernel tells no more")
+			}
+			// A machine that moves has its address first, and the way out by it only then. Routes of links themselves come with addresses.
+			if u.Protocol != routeProtocol && u.Table == unix.RT_TABLE_MAIN && u.Gw != nil {
+				mark()
+			}
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+func drain[T any](updates <-chan T) {
+	for range updates {
 	}
 }
 

@@ -6,8 +6,13 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func prefixes(text string) (all []netip.Prefix) {
@@ -149,5 +154,44 @@ func TestPeersComeAndGo(t *testing.T) {
 	localnet("0")
 	if out := ip(t, "route show") + ip(t, "link show"); strings.Contains(out, "10.244.") || strings.Contains(out, "spvx") {
 		t.Errorf("left behind:\n%s", out)
+	}
+}
+
+// A machine that moves to another link has its new address at once, and its way out only later.
+func TestANewWayOutIsToldOf(t *testing.T) {
+	ownNetwork(t)
+	n, err := Up(context.Background(), config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	home, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var mover sync.WaitGroup
+	mover.Go(func() {
+		runtime.LockOSThread() // never unlocked: the thread dies in its namespace
+		if err := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+			return
+		}
+		for i := 0; ctx.Err() == nil; i++ { // until the other side has begun to listen
+			if out, err := exec.Command("ip", "route", "replace", "default", "via", fmt.Sprintf("192.0.2.%d", 250+i%2)).CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+				return
+			}
+		}
+	})
+	told := false
+	err = n.OnLinks(ctx, func() {
+		told = true
+		cancel()
+	})
+	mover.Wait()
+	if err != nil || !told {
+		t.Errorf("nobody was told: %v", err)
 	}
 }
