@@ -57,6 +57,7 @@ func Steps(table *resource.Table, c *cache.Cache, tolerations ...DefaultTolerati
 		newServiceAccount(table, c),
 		newPriority(table, c),
 		tolerate,
+		newStorage(table, c),
 		CertificateRequests{},
 		newDefaultIngressClass(table, c),
 	}

@@ -107,9 +107,7 @@ func defaultStatefulSet(s *appsv1.StatefulSetSpec) {
 		c := &s.VolumeClaimTemplates[i]
 		c.TypeMeta = metav1.TypeMeta{} // stored objects have none; an update that names it changes nothing
 		orText(&c.Status.Phase, corev1.ClaimPending)
-		if c.Spec.VolumeMode == nil {
-			c.Spec.VolumeMode = new(corev1.PersistentVolumeFilesystem)
-		}
+		core.DefaultClaimSpec(&c.Spec)
 	}
 	core.DefaultPodSpec(&s.Template.Spec)
 }

@@ -55,7 +55,7 @@ func statefulSet(s *appsv1.StatefulSetSpec, isNew bool) field.ErrorList {
 	}
 	if isNew { // what is stored already may be older than these rules
 		for i := range s.VolumeClaimTemplates {
-			c.claim(&s.VolumeClaimTemplates[i].Spec, at.Child("volumeClaimTemplates").Index(i).Child("spec"))
+			c.Add(core.ValidateClaimLeast(&s.VolumeClaimTemplates[i].Spec, at.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
 		}
 	}
 	c.count(s.Replicas, at.Child("replicas"))
@@ -149,24 +149,6 @@ func (c *check) statefulStrategy(u *appsv1.StatefulSetUpdateStrategy, at *field.
 
 func (c *check) retention(p appsv1.PersistentVolumeClaimRetentionPolicyType, at *field.Path) {
 	validate.OneOf(&c.List, at, p, appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType)
-}
-
-// claim checks the least that a claim needs.
-func (c *check) claim(s *corev1.PersistentVolumeClaimSpec, at *field.Path) {
-	if len(s.AccessModes) == 0 {
-		c.Required(at.Child("accessModes"), "at least 1 access mode is required")
-	}
-	for _, mode := range s.AccessModes {
-		validate.OneOf(&c.List, at.Child("accessModes"), mode, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)
-	}
-	storage, ok := s.Resources.Requests[corev1.ResourceStorage]
-	at = at.Child("resources").Key(string(corev1.ResourceStorage))
-	switch {
-	case !ok:
-		c.Required(at, "")
-	case storage.Sign() <= 0:
-		c.Invalid(at, storage.String(), validate.NotPositive)
-	}
 }
 
 func statefulSetUpdate(new, old *appsv1.StatefulSetSpec) field.ErrorList {

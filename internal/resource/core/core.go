@@ -21,7 +21,7 @@ const maxData = corev1.MaxSecretSize
 // Kinds are the kinds of the core group, in the order discovery shows them.
 func Kinds() []*resource.Kind {
 	return []*resource.Kind{
-		ConfigMap(), Endpoints(), Event(), Namespace(), Node(), Pod(), PodTemplate(), ReplicationController(), Secret(), ServiceAccount(), Service(),
+		ConfigMap(), Endpoints(), Event(), Namespace(), Node(), PersistentVolumeClaim(), PersistentVolume(), Pod(), PodTemplate(), ReplicationController(), Secret(), ServiceAccount(), Service(),
 	}
 }
 

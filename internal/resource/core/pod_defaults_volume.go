@@ -36,7 +36,7 @@ func defaultVolume(v *corev1.Volume) {
 	case s.Image != nil:
 		orDefault(&s.Image.PullPolicy, pullPolicy(s.Image.Reference))
 	case s.Ephemeral != nil && s.Ephemeral.VolumeClaimTemplate != nil:
-		orPointer(&s.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		DefaultClaimSpec(&s.Ephemeral.VolumeClaimTemplate.Spec)
 	case s.ISCSI != nil:
 		orDefault(&s.ISCSI.ISCSIInterface, "default")
 	case s.RBD != nil:

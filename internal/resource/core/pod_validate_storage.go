@@ -198,34 +198,5 @@ func (c *podCheck) ephemeral(s *corev1.EphemeralVolumeSource, at *field.Path) {
 			c.Forbidden(meta.Child(f.name), "cannot be set")
 		}
 	}
-	c.claimSpec(&tpl.Spec, at.Child("spec"))
-}
-
-func (c *podCheck) claimSpec(s *corev1.PersistentVolumeClaimSpec, at *field.Path) {
-	if len(s.AccessModes) == 0 {
-		c.Required(at.Child("accessModes"), "at least 1 access mode is required")
-	}
-	c.Add(metavalidation.ValidateLabelSelector(s.Selector, metavalidation.LabelSelectorValidationOptions{}, at.Child("selector"))...)
-	alone, shared := false, false
-	for _, mode := range s.AccessModes {
-		validate.OneOf(&c.List, at.Child("accessModes"), mode,
-			corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)
-		alone = alone || mode == corev1.ReadWriteOncePod
-		shared = shared || mode != corev1.ReadWriteOncePod
-	}
-	if alone && shared {
-		c.Forbidden(at.Child("accessModes"), "may not use ReadWriteOncePod with other access modes")
-	}
-	storage := at.Child("resources").Key(string(corev1.ResourceStorage))
-	if q, ok := s.Resources.Requests[corev1.ResourceStorage]; !ok {
-		c.Required(storage, "")
-	} else if q.Sign() <= 0 {
-		c.Invalid(storage, q.String(), validate.NotPositive)
-	}
-	if s.StorageClassName != nil && *s.StorageClassName != "" {
-		c.Subdomain(at.Child("storageClassName"), *s.StorageClassName)
-	}
-	if s.VolumeMode != nil {
-		validate.OneOf(&c.List, at.Child("volumeMode"), *s.VolumeMode, corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)
-	}
+	c.Add(ValidateClaimSpec(&tpl.Spec, at.Child("spec"))...)
 }

@@ -17,12 +17,13 @@ import (
 	"sampan.dev/internal/resource/networking"
 	"sampan.dev/internal/resource/policy"
 	"sampan.dev/internal/resource/scheduling"
+	"sampan.dev/internal/resource/storage"
 )
 
 // Table makes the table. It takes a few milliseconds: make it once and hand it round.
 func Table() *resource.Table {
 	return resource.New(slices.Concat(
 		core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), certificates.Kinds(), coordination.Kinds(), discovery.Kinds(),
-		networking.Kinds(), policy.Kinds(), scheduling.Kinds(),
+		networking.Kinds(), policy.Kinds(), scheduling.Kinds(), storage.Kinds(),
 	)...)
 }
