@@ -62,10 +62,14 @@ type Config struct {
 	// Ready are further checks of /readyz and /livez, by name. They are called often and must be quick.
 	Ready map[string]func() error
 	// Slow says why writes take long, if they do: then this server is alive, but not ready. Nil: nothing is known of that.
-	Slow      func() error
-	Snapshots Snapshots              // nil: they cannot be made or restored
-	Metrics   []prometheus.Collector // of other parts, shown by /metrics besides our own
-	Log       *slog.Logger
+	Slow func() error
+	// Silence gives what is closed once the store has sent nothing for so long that it may be lost: watches end then, and none begins until it gives another, so that
+	// clients ask another server. Nil: that does not happen.
+	Silence    func() <-chan struct{}
+	Scheduling string                 // the scheduler's configuration, to be read by those who explain; empty: there is none
+	Snapshots  Snapshots              // nil: they cannot be made or restored
+	Metrics    []prometheus.Collector // of other parts, shown by /metrics besides our own
+	Log        *slog.Logger
 }
 
 // Server answers the API's requests.

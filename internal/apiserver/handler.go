@@ -96,6 +96,9 @@ func (s *Server) plain(w http.ResponseWriter, r *http.Request) error {
 	case "openapi":
 		return s.openapi.serve(s, w, r)
 	case "sampan":
+		if path == SchedulingPath {
+			return s.scheduling(w, r)
+		}
 		return s.snapshot(w, r)
 	case "version":
 		return s.version(w, r)

@@ -16,6 +16,23 @@ import (
 // SnapshotPath is where a snapshot of the store is read (GET), and where one is sent that the store is to be brought back to (POST). Only the cluster's masters may.
 const SnapshotPath = "/sampan/v1/snapshot"
 
+// SchedulingPath is where the KubeSchedulerConfiguration is read that the server was started with; it is empty if there was none.
+const SchedulingPath = "/sampan/v1/scheduling"
+
+func (s *Server) scheduling(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet {
+		w.Header().Set("Allow", "GET")
+		http.Error(w, "the scheduler's configuration is only read", http.StatusMethodNotAllowed)
+		return nil
+	}
+	w.Header().Set("Content-Type", "application/yaml")
+	_, err := io.WriteString(w, s.cfg.Scheduling)
+	if err != nil {
+		return fmt.Errorf("send the scheduler's configuration: %w", err)
+	}
+	return nil
+}
+
 // Snapshots saves and restores the store.
 type Snapshots interface {
 	Save(ctx context.Context, w io.Writer) error

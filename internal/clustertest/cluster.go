@@ -31,10 +31,24 @@ import (
 	"sampan.dev/internal/registry/tokens"
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/kinds"
+	"sampan.dev/internal/scheduler/profile"
 	"sampan.dev/internal/server/loops"
 	"sampan.dev/internal/store/local"
 	"sampan.dev/internal/token"
 )
+
+// scheduling gives the cluster a profile besides the default one: a packer of nodes.
+const scheduling = `apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+profiles:
+- schedulerName: default-scheduler
+- schedulerName: packer
+  plugins:
+    score: {disabled: [{name: NodeResourcesBalancedAllocation}, {name: PodTopologySpread}], enabled: [{name: NodeResourcesFit, weight: 10}]}
+    postFilter: {disabled: [{name: DefaultPreemption}]}
+  pluginConfig:
+  - {name: NodeResourcesFit, args: {scoringStrategy: {type: MostAllocated, resources: [{name: cpu, weight: 1}]}}}
+`
 
 // Cluster is a control plane with simulated nodes.
 type Cluster struct {
@@ -65,6 +79,10 @@ func New(dir string, log *slog.Logger) (c *Cluster, err error) {
 			err = errors.Join(err, c.Store.Close())
 		}
 	}()
+	profiles, err := profile.Parse([]byte(scheduling))
+	if err != nil {
+		return nil, err
+	}
 	ca, err := pki.Open(filepath.Join(dir, "pki"))
 	if err != nil {
 		return nil, err
@@ -90,7 +108,7 @@ func New(dir string, log *slog.Logger) (c *Cluster, err error) {
 	c.events = events.New(events.Through(c.Registry, event), "sampan", "", events.Options{Scheme: c.Table.Scheme(), Log: log})
 	c.loops = loops.New(loops.Config{
 		Table: c.Table, Cache: c.Cache, Registry: c.Registry, Revision: c.Store.Revision, Events: c.events, CA: ca.CA(), Signer: ca, Log: log,
-		Nodes: nodelifecycle.Config{Grace: silentGrace},
+		Nodes: nodelifecycle.Config{Grace: silentGrace}, Profiles: profiles,
 		// The API's address is this machine's loopback, which no endpoint may have.
 		Own: kubeservice.Config{Server: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), address.Port()), Ranges: ranges, DNS: netip.MustParseAddr("10.96.0.10"), CA: ca.CA()},
 	})
@@ -103,7 +121,7 @@ func New(dir string, log *slog.Logger) (c *Cluster, err error) {
 		return nil, errors.Join(err, c.listener.Close())
 	}
 	c.api = apiserver.New(apiserver.Config{
-		Registry: c.Registry, Cache: c.Cache, Table: c.Table, Store: c.Store, Address: address, Tokens: tokens.New(c.Table, authority),
+		Registry: c.Registry, Cache: c.Cache, Table: c.Table, Store: c.Store, Address: address, Tokens: tokens.New(c.Table, authority), Scheduling: scheduling,
 		TLS: ca.ServerTLS([]string{"kubernetes", "localhost"}, address.Addr()), Log: log,
 	})
 	c.fleet = newFleet(c, log)

@@ -61,6 +61,7 @@ func (r *Registry) Bind(ctx context.Context, b *corev1.Binding, o ...metav1.Crea
 		for key, value := range b.Annotations {
 			metav1.SetMetaDataAnnotation(&pod.ObjectMeta, key, value)
 		}
+		pod.Status.NominatedNodeName = "" // it has one now
 		scheduled(pod, metav1.NewTime(r.now().Truncate(time.Second)))
 		return pod, false, nil
 	})

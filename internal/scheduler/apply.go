@@ -20,7 +20,7 @@ func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string, p *p
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
 	})
 	if err == nil {
-		s.Recorder.Record(pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node))
+		s.recorder(pod).Record(pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node))
 		return true
 	}
 	if ctx.Err() != nil {
@@ -44,7 +44,7 @@ func (s *Scheduler) tellUnschedulable(ctx context.Context, pod *corev1.Pod, mess
 
 // tell says on the pod and in an event why it has no node.
 func (s *Scheduler) tell(ctx context.Context, pod *corev1.Pod, reason, message string) {
-	s.Recorder.Record(pod, corev1.EventTypeWarning, "FailedScheduling", message)
+	s.recorder(pod).Record(pod, corev1.EventTypeWarning, "FailedScheduling", message)
 	s.setCondition(ctx, pod, reason, message)
 }
 
@@ -69,10 +69,12 @@ func (s *Scheduler) tellGated(ctx context.Context, pod *corev1.Pod) {
 	s.setCondition(ctx, pod, corev1.PodReasonSchedulingGated, "Scheduling is blocked due to non-empty scheduling gates")
 }
 
+// recorder tells what the pod's profile has done.
+func (s *Scheduler) recorder(pod *corev1.Pod) Recorder { return s.recorders[s.plans.of(pod).name] }
+
 // ours reports whether the pod is to be given a node here, now or once its gates are gone.
-func ours(pod *corev1.Pod) bool {
-	name := pod.Spec.SchedulerName
-	return (name == Name || name == "") && pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil && !ended(pod)
+func (s *Scheduler) ours(pod *corev1.Pod) bool {
+	return s.plans.of(pod) != nil && pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil && !ended(pod)
 }
 
 // ended reports whether the pod takes nothing of its node any more.

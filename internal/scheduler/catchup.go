@@ -55,7 +55,7 @@ func (s *Scheduler) look(ctx context.Context, key loop.Key, now time.Time, gaine
 		p = nil
 	}
 	w := s.queue.pods[key]
-	if w != nil && (pod == nil || pod.UID != w.pod().UID || !ours(pod)) {
+	if w != nil && (pod == nil || pod.UID != w.pod().UID || !s.ours(pod)) {
 		s.queue.leave(w)
 		s.nodes.forget(key)
 		w = nil
@@ -66,7 +66,7 @@ func (s *Scheduler) look(ctx context.Context, key loop.Key, now time.Time, gaine
 		s.place(key, pod, p, gained)
 	case p != nil && p.assumed != nil:
 		// the binding is under way, and will be seen or fail
-	case ours(pod):
+	case s.ours(pod):
 		s.enqueue(ctx, key, pod, w, now)
 	}
 }
@@ -106,7 +106,8 @@ func (s *Scheduler) unplace(key loop.Key, p *placement, gained gains) {
 // enqueue lets a pod wait for its turn, or for the end of what holds it.
 func (s *Scheduler) enqueue(ctx context.Context, key loop.Key, pod *corev1.Pod, w *waiting, now time.Time) {
 	if w == nil {
-		w = &waiting{key: key, need: NeedOf(pod), added: now}
+		w = &waiting{key: key, need: s.plans.Need(pod), added: now}
+		s.follow("", w)
 		if len(pod.Spec.SchedulingGates) > 0 {
 			s.queue.put(w, gated, "PodAdd")
 			s.write(ctx, func() { s.tellGated(ctx, pod) })
@@ -116,10 +117,20 @@ func (s *Scheduler) enqueue(ctx context.Context, key loop.Key, pod *corev1.Pod, 
 		return
 	}
 	if equality.Semantic.DeepEqual(w.pod().Spec, pod.Spec) {
+		relabelled, was := !maps.Equal(w.pod().Labels, pod.Labels), w.pod().Status.NominatedNodeName
 		w.need.Pod = pod // its status or metadata changed: what was worked out holds
+		if relabelled {  // but for what its labels are asked by others and by itself
+			w.need = s.plans.Need(pod)
+		}
+		s.follow(was, w)
+		if relabelled && w.place == unschedulable {
+			s.queue.wake(w, now, "PodUpdate")
+		}
 		return
 	}
-	w.need = NeedOf(pod)
+	was := w.pod().Status.NominatedNodeName
+	w.need = s.plans.Need(pod)
+	s.follow(was, w)
 	switch {
 	case len(pod.Spec.SchedulingGates) > 0:
 		s.queue.put(w, gated, "PodUpdate")
@@ -130,6 +141,18 @@ func (s *Scheduler) enqueue(ctx context.Context, key loop.Key, pod *corev1.Pod, 
 		s.queue.wake(w, now, "PodUpdate")
 	default:
 		s.queue.put(w, w.place, "PodUpdate")
+	}
+}
+
+// follow keeps a node for the pod that its status names, whoever has put it there. As long as nothing has changed there, what was decided here holds: it may not be written yet.
+func (s *Scheduler) follow(was string, w *waiting) {
+	name := w.pod().Status.NominatedNodeName
+	if name == was {
+		return
+	}
+	s.nodes.forget(w.key)
+	if node := s.nodes.byName[name]; node != nil && node.exists {
+		s.nodes.promise(promise{key: w.key, priority: w.need.priority, use: w.need.use}, node)
 	}
 }
 
@@ -146,7 +169,7 @@ func (s *Scheduler) takeBack(ctx context.Context, f failure, now time.Time, gain
 	}
 	old := f.placement.assumed
 	w.attempts, w.tried, w.added = old.attempts, old.tried, old.added
-	w.until = now.Add(max(w.backoff(), backoffFirst))
+	w.until = now.Add(max(s.queue.backoffOf(w), s.queue.first))
 	s.queue.put(w, backingOff, "ScheduleAttemptFailure")
 }
 

@@ -138,8 +138,8 @@ func Explain(n *Need, nodes *Nodes, budgets func(namespace string) []Budget) *Ex
 	fit := false
 	for _, node := range nodes.list {
 		o := Opinion{Node: node.Name, Cordoned: node.cordoned}
-		for i := range filters {
-			if f := &filters[i]; !f.fits(n, node) {
+		for i := range n.plan.filters {
+			if f := &n.plan.filters[i]; !f.fits(n, node) {
 				o.Faults = append(o.Faults, n.fault(f, node, nodes))
 			}
 		}

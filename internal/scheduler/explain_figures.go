@@ -20,12 +20,21 @@ func (n *Need) gaps(node *Node) (gaps []Gap) {
 			gaps = append(gaps, Gap{Key: key, Operator: corev1.NodeSelectorOpIn, Values: []string{want}, Has: has, Value: value})
 		}
 	}
-	a := n.Pod.Spec.Affinity
-	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
-		return gaps
+	if added := n.plan.profile.Added; added != nil {
+		gaps = append(gaps, nearest(added.RequiredDuringSchedulingIgnoredDuringExecution, node)...)
 	}
-	var nearest []Gap
-	for i, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+	if a := n.Pod.Spec.Affinity; a != nil && a.NodeAffinity != nil {
+		gaps = append(gaps, nearest(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution, node)...)
+	}
+	return gaps
+}
+
+// nearest are the gaps of that term of a selector which asks for the fewest more.
+func nearest(s *corev1.NodeSelector, node *Node) (nearest []Gap) {
+	if s == nil {
+		return nil
+	}
+	for i, term := range s.NodeSelectorTerms {
 		var of []Gap
 		for _, r := range term.MatchExpressions {
 			if !matches(corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{r}}, node) {
@@ -42,7 +51,7 @@ func (n *Need) gaps(node *Node) (gaps []Gap) {
 			nearest = of
 		}
 	}
-	return append(gaps, nearest...)
+	return nearest
 }
 
 // less says whether one term's gaps are easier to close than another's: a node's name never changes.
@@ -106,7 +115,7 @@ func (n *Need) shortages(node *Node) (list []Shortage) {
 	check(corev1.ResourceMemory, func(a *amounts) int64 { return a.memory })
 	check(corev1.ResourceEphemeralStorage, func(a *amounts) int64 { return a.storage })
 	var others []corev1.ResourceName
-	for name := range n.use.asked.extended {
+	for name := range n.checked {
 		others = append(others, name)
 	}
 	slices.Sort(others)
@@ -125,7 +134,7 @@ func (n *Need) skews(node *Node) (list []Skew) {
 		m := n.across.spread[i]
 		value, has := node.object.Labels[c.key]
 		s := Skew{
-			Key: c.key, Value: value, Unlabelled: !has, Pods: c.pods.String(), Here: m.count[value], Least: m.least, Most: int32(c.most),
+			Key: c.key, Value: value, Unlabelled: !has, Pods: c.about(), Here: m.count[value], Least: m.least, Most: int32(c.most),
 			Would: m.count[value] + c.self - m.least, Domains: len(m.count), MinDomains: c.domains,
 		}
 		if has && s.Would <= c.most {

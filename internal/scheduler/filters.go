@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,8 +37,8 @@ type filter struct {
 var filters = [...]filter{
 	{byCordon, "NodeUnschedulable", uncordoned, finally("node(s) were unschedulable")},
 	{byName, "NodeName", named, finally("node(s) didn't match the requested node name")},
-	{byTaints, "TaintToleration", tolerated, whyNotTolerated},
-	{byAffinity, "NodeAffinity", wanted, finally("node(s) didn't match Pod's node affinity/selector")},
+	{byTaints, "TaintToleration", tolerated, finally("node(s) had untolerated taint(s)")}, // which are not named: who reads a pod need not know
+	{byAffinity, "NodeAffinity", wanted, whyNotWanted},
 	{byPorts, "NodePorts", portsFree, func(*Need, *Node) ([]string, bool) {
 		return []string{"node(s) didn't have free ports for the requested pod ports"}, false
 	}},
@@ -53,10 +52,10 @@ func finally(reason string) func(*Need, *Node) ([]string, bool) {
 	return func(*Need, *Node) ([]string, bool) { return reasons, true }
 }
 
-// fits reports whether the node passes all filters.
+// fits reports whether the node passes all filters of the pod's profile.
 func fits(n *Need, node *Node) bool {
-	for i := range filters {
-		if !filters[i].fits(n, node) {
+	for i := range n.plan.filters {
+		if !n.plan.filters[i].fits(n, node) {
 			return false
 		}
 	}
@@ -65,9 +64,9 @@ func fits(n *Need, node *Node) bool {
 
 // refusing is the first filter that the node does not pass; nil if it passes all.
 func refusing(n *Need, node *Node) *filter {
-	for i := range filters {
-		if !filters[i].fits(n, node) {
-			return &filters[i]
+	for i := range n.plan.filters {
+		if !n.plan.filters[i].fits(n, node) {
+			return &n.plan.filters[i]
 		}
 	}
 	return nil
@@ -84,24 +83,17 @@ func named(n *Need, node *Node) bool {
 	return n.Pod.Spec.NodeName == "" || n.Pod.Spec.NodeName == node.Name
 }
 
-func tolerated(n *Need, node *Node) bool { return firstUntolerated(n, node) == nil }
-
-func whyNotTolerated(n *Need, node *Node) ([]string, bool) {
-	taint := firstUntolerated(n, node)
-	return []string{fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value)}, true
-}
-
-func firstUntolerated(n *Need, node *Node) *corev1.Taint {
+func tolerated(n *Need, node *Node) bool {
 	for i := range node.taints {
 		taint := &node.taints[i]
 		if taint.Effect != corev1.TaintEffectNoSchedule && taint.Effect != corev1.TaintEffectNoExecute {
 			continue
 		}
 		if !tolerates(n.Pod.Spec.Tolerations, taint) {
-			return taint
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
 func tolerates(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
@@ -113,7 +105,22 @@ func tolerates(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
 	return false
 }
 
+var (
+	notEnforced = finally("node(s) didn't match scheduler-enforced node affinity")
+	notWanted   = finally("node(s) didn't match Pod's node affinity/selector")
+)
+
+func whyNotWanted(n *Need, node *Node) ([]string, bool) {
+	if n.plan.added != nil && !n.plan.added.Match(node.object) {
+		return notEnforced(n, node)
+	}
+	return notWanted(n, node)
+}
+
 func wanted(n *Need, node *Node) bool {
+	if n.plan.added != nil && !n.plan.added.Match(node.object) {
+		return false
+	}
 	match, err := n.required.Match(node.object)
 	return err == nil && match
 }
@@ -141,7 +148,7 @@ func enough(n *Need, node *Node) bool {
 		asked.storage > 0 && asked.storage > free.storage-taken.storage {
 		return false
 	}
-	for name, q := range asked.extended {
+	for name, q := range n.checked {
 		if q > 0 && q > free.extended[name]-taken.extended[name] {
 			return false
 		}
@@ -170,7 +177,7 @@ func whyNotEnough(n *Need, node *Node) (reasons []string, final bool) {
 	check(corev1.ResourceCPU, asked.cpu, all.cpu, used.cpu)
 	check(corev1.ResourceMemory, asked.memory, all.memory, used.memory)
 	check(corev1.ResourceEphemeralStorage, asked.storage, all.storage, used.storage)
-	for name, q := range asked.extended {
+	for name, q := range n.checked {
 		check(name, q, all.extended[name], used.extended[name])
 	}
 	return reasons, final

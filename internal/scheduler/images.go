@@ -41,17 +41,25 @@ func (n *Nodes) pulled(need *Need, node *Node) int64 {
 	}
 	var sum int64
 	containers := int64(0)
+	count := func(image string) {
+		containers++
+		name := wholeName(image)
+		if size, has := node.images[name]; has {
+			sum += size * int64(n.holders[name]) / int64(len(n.list))
+		}
+	}
 	each := func(list []corev1.Container) {
 		for i := range list {
-			containers++
-			name := wholeName(list[i].Image)
-			if size, has := node.images[name]; has {
-				sum += size * int64(n.holders[name]) / int64(len(n.list))
-			}
+			count(list[i].Image)
 		}
 	}
 	each(need.Pod.Spec.InitContainers)
 	each(need.Pod.Spec.Containers)
+	for i := range need.Pod.Spec.Volumes {
+		if v := need.Pod.Spec.Volumes[i].Image; v != nil {
+			count(v.Reference)
+		}
+	}
 	least, most := imageLeast*int64(1), imageMost*containers
 	sum = min(max(sum, least), most)
 	if most <= least {

@@ -13,9 +13,6 @@ type across struct {
 	spread  spread
 }
 
-// hardWeight is what it counts for that this pod is one near which another must be (hardPodAffinityWeight, Kubernetes' default).
-const hardWeight = 1
-
 // survey counts what the pod has to do with others. Pods that ask nothing of their neighbours, in a cluster of such pods, pay nothing for it.
 func survey(n *Need, nodes *Nodes) {
 	n.across = nil
@@ -46,7 +43,9 @@ func survey(n *Need, nodes *Nodes) {
 			}
 		}
 		their(m.terms.wishes, func(t *term) int64 { return t.weight })
-		their(m.terms.near, func(*term) int64 { return hardWeight })
+		if hard := n.plan.profile.InterPod.HardWeight; hard > 0 {
+			their(m.terms.near, func(*term) int64 { return hard })
+		}
 	}
 	if n.terms != nil {
 		a.ask(n, nodes)
@@ -66,10 +65,9 @@ func (a *across) ask(n *Need, nodes *Nodes) {
 				count(&a.away[i], &t.away[i], node, m, nodes)
 			}
 			if len(t.near) > 0 && meetsAll(t.near, m.key.Namespace, m.labels, nodes) {
-				met = true
 				for i := range t.near {
 					if value, has := node.object.Labels[t.near[i].key]; has {
-						if a.near[i] == nil {
+						if met = true; a.near[i] == nil {
 							a.near[i] = map[string]int{}
 						}
 						a.near[i][value]++

@@ -170,7 +170,7 @@ func TestWherePodsWouldRatherBe(t *testing.T) {
 		return aPod(name, "", append([]func(*corev1.Pod){on(node), label("app", "web")}, change...)...)
 	}
 	owned := func(p *corev1.Pod) {
-		p.OwnerReferences = []metav1.OwnerReference{{UID: "rs", Controller: new(true)}}
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", UID: "rs", Controller: new(true)}}
 	}
 	for name, c := range map[string]struct {
 		pods []*corev1.Pod
@@ -217,7 +217,7 @@ func TestAnImageDrawsPodsToWhereItIs(t *testing.T) {
 func TestMembersAreCountedOnce(t *testing.T) {
 	nodes := town()
 	pod := aPod("p", "cpu=1", on("a1"), label("app", "web"), away(toward("web", zone)), func(p *corev1.Pod) {
-		p.OwnerReferences = []metav1.OwnerReference{{UID: "rs", Controller: new(true)}}
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", UID: "rs", Controller: new(true)}}
 	})
 	node := nodes.byName["a1"]
 	for range 3 {
@@ -240,7 +240,7 @@ func TestBrothersAreSpreadWhereOnlySomeNodesSayTheirZone(t *testing.T) {
 	nodes.Set(aNode("c", "cpu=100 memory=100Gi"))
 	for i := range 6 {
 		pod := aPod(fmt.Sprint("p", i), "", func(p *corev1.Pod) {
-			p.OwnerReferences = []metav1.OwnerReference{{UID: "rs", Controller: new(true)}}
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", UID: "rs", Controller: new(true)}}
 		})
 		node, refusal := Pick(NeedOf(pod), nodes)
 		if refusal != nil {

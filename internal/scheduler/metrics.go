@@ -64,10 +64,10 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (m *Metrics) attempted(result string, took time.Duration) {
+func (m *Metrics) attempted(profile, result string, took time.Duration) {
 	if m != nil {
-		m.attempts.WithLabelValues(result, Name).Inc()
-		m.took.WithLabelValues(result, Name).Observe(took.Seconds())
+		m.attempts.WithLabelValues(result, profile).Inc()
+		m.took.WithLabelValues(result, profile).Observe(took.Seconds())
 	}
 }
 

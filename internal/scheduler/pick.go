@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
@@ -24,28 +24,35 @@ type Need struct {
 	names     []string                               // the only nodes that affinity leaves; nil: any
 	hash      uint64                                 // of the pod's name, to break ties
 
+	plan    *plan
+	checked map[corev1.ResourceName]int64 // of what it asks for of an extended sort, what a node has to have
+
 	key         loop.Key
 	priority    int32
 	terms       *terms       // what it asks of its neighbours; nil: nothing
 	constraints []constraint // of its spread
-	controller  types.UID
-	across      *across // what survey has counted for the attempt under way; nil: there is nothing to count
+	owner       types.UID    // whose pods are spread by default; empty: nobody's
+	across      *across      // what survey has counted for the attempt under way; nil: there is nothing to count
 }
 
-// NeedOf works out what the pod asks for.
-func NeedOf(pod *corev1.Pod) *Need {
-	n := &Need{Pod: pod, use: useOf(pod), required: nodeaffinity.GetRequiredNodeAffinity(pod), terms: termsOf(pod), constraints: constraintsOf(pod), key: keyOf(pod)}
+// needOf works out what the pod asks for.
+func needOf(pod *corev1.Pod, pl *plan, services func(string) []labels.Selector) *Need {
+	n := &Need{Pod: pod, plan: pl, use: useOf(pod), required: nodeaffinity.GetRequiredNodeAffinity(pod), terms: termsOf(pod), key: keyOf(pod)}
+	n.checked = pl.checked(n.use.asked.extended)
 	if pod.Spec.Priority != nil {
 		n.priority = *pod.Spec.Priority
-	}
-	if c := metav1.GetControllerOfNoCopy(pod); c != nil {
-		n.controller = c.UID
 	}
 	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil {
 		if terms := a.NodeAffinity.PreferredDuringSchedulingIgnoredDuringExecution; len(terms) > 0 {
 			n.preferred, _ = nodeaffinity.NewPreferredSchedulingTerms(terms) // what does not parse prefers nothing; validation refuses it
 		}
-		n.names = onlyNames(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+		if pl.reads&byAffinity != 0 {
+			n.names = onlyNames(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+		}
+	}
+	n.constraints = constraintsOf(pod)
+	if len(n.constraints) == 0 {
+		n.constraints = n.defaultConstraints(services)
 	}
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(pod.Namespace + "/" + pod.Name))
@@ -86,25 +93,19 @@ type scored struct {
 	fit, balance, prefer   int64
 	unwelcome, total, luck int64
 	image, company         int64
-	crowd                  float64
+	crowd                  int64
 	uncounted              bool // it is without a label that the pod would be spread by
 }
-
-// Weights of the scores, Kubernetes' own.
-const (
-	weightTaints   = 3
-	weightAffinity = 2
-	weightSpread   = 2
-	weightCompany  = 2
-	scoreMost      = 100
-)
 
 // Pick chooses the node that the pod should run on, or says why there is none. It does no I/O and reads no clock, and
 // for the same arguments its answer is the same, but that a search among more than a hundred nodes stops once it has
 // seen enough that fit, and the next one begins where it stopped.
 func Pick(n *Need, nodes *Nodes) (*Node, *Refusal) {
 	survey(n, nodes)
-	candidates, enough := nodes.list, feasibleEnough(len(nodes.list))
+	if node := nodes.promised[n.key]; node != nil && node.exists && fits(n, node) {
+		return node, nil // room was made for it there, or somebody has chosen it
+	}
+	candidates, enough := nodes.list, feasibleEnough(len(nodes.list), n.plan.profile.Percentage)
 	start := nodes.next
 	if n.names != nil {
 		candidates, start = nodes.named(n.names), 0
@@ -145,59 +146,84 @@ func (n *Nodes) named(names []string) []*Node {
 	return list
 }
 
-// feasibleEnough is after how many nodes that fit a search stops: all of up to a hundred, then a share that falls
+// feasibleEnough is after how many nodes that fit a search stops: all of up to a hundred, then so many in a hundred, by themselves a share that falls
 // from a half to a twentieth as clusters grow.
-func feasibleEnough(nodes int) int {
+func feasibleEnough(nodes, percent int) int {
 	const least = 100
 	if nodes <= least {
 		return nodes
 	}
-	percent := max(50-nodes/125, 5)
+	if percent == 0 {
+		percent = max(50-nodes/125, 5)
+	}
 	return max(nodes*percent/100, least)
 }
 
-// score fills in the totals.
+// score fills in the totals, by the weights of the pod's profile.
 func score(n *Need, nodes *Nodes, feasible []scored) {
+	w := &n.plan.weigh
 	brothers := siblingsOf(n, nodes)
+	spreads := w.spread != 0 && (brothers != nil || n.wishesSpread())
+	var sizes []float64
+	if spreads && brothers == nil {
+		sizes = n.sizes(feasible)
+	}
+	neighbours := w.company != 0 && n.across != nil && (!n.plan.profile.InterPod.IgnoreOthers || n.terms != nil && len(n.terms.wishes) > 0)
 	var preferMost, unwelcomeMost int64
 	for i := range feasible {
 		s := &feasible[i]
-		s.fit = leastAllocated(n, s.node)
-		s.balance = balanced(n, s.node)
+		if w.fit != 0 {
+			s.fit = n.plan.fit(n, s.node)
+		}
+		if w.balance != 0 {
+			s.balance = n.plan.balance(n, s.node)
+		}
 		if n.preferred != nil {
 			s.prefer = n.preferred.Score(s.node.object)
 		}
+		if n.plan.preferred != nil {
+			s.prefer += n.plan.preferred.Score(s.node.object)
+		}
 		s.unwelcome = unwelcome(n, s.node)
 		preferMost, unwelcomeMost = max(preferMost, s.prefer), max(unwelcomeMost, s.unwelcome)
-		s.image = nodes.pulled(n, s.node)
-		s.company = company(n, s.node)
+		if w.image != 0 {
+			s.image = nodes.pulled(n, s.node)
+		}
+		if neighbours {
+			s.company = company(n, s.node)
+		}
 		switch {
+		case !spreads:
 		case brothers != nil:
 			s.crowd = brothers.crowd(n, s.node)
-		case n.across != nil:
+		default:
 			var counts bool
-			s.crowd, counts = crowd(n, s.node)
+			s.crowd, counts = crowd(n, s.node, sizes)
 			s.uncounted = !counts
 		}
 		s.luck = int64(mix(n.hash^s.node.hash) >> 1)
 	}
 	for i := range feasible {
 		s := &feasible[i]
-		s.total = s.fit + s.balance + s.image
+		s.total = w.fit*s.fit + w.balance*s.balance + w.image*s.image
 		if preferMost > 0 {
-			s.total += weightAffinity * (scoreMost * s.prefer / preferMost)
+			s.total += w.affinity * (scoreMost * s.prefer / preferMost)
 		}
 		if unwelcomeMost > 0 {
-			s.total += weightTaints * (scoreMost - scoreMost*s.unwelcome/unwelcomeMost)
+			s.total += w.taints * (scoreMost - scoreMost*s.unwelcome/unwelcomeMost)
 		}
 	}
-	addSpread(feasible)
-	addCompany(feasible)
+	if spreads {
+		addSpread(feasible, w.spread)
+	}
+	if neighbours {
+		addCompany(feasible, w.company)
+	}
 }
 
 // addSpread and addCompany put what was counted of other pods on Kubernetes' scale, from the worst of the nodes to the best.
-func addSpread(feasible []scored) {
-	least, most := math.Inf(1), 0.0
+func addSpread(feasible []scored, weight int64) {
+	least, most := int64(math.MaxInt64), int64(0)
 	for i := range feasible {
 		if !feasible[i].uncounted {
 			least, most = min(least, feasible[i].crowd), max(most, feasible[i].crowd)
@@ -207,14 +233,14 @@ func addSpread(feasible []scored) {
 		switch s := &feasible[i]; {
 		case s.uncounted:
 		case most == 0:
-			s.total += weightSpread * scoreMost
+			s.total += weight * scoreMost
 		default:
-			s.total += weightSpread * int64(scoreMost*(most+least-s.crowd)/most)
+			s.total += weight * (scoreMost * (most + least - s.crowd) / most)
 		}
 	}
 }
 
-func addCompany(feasible []scored) {
+func addCompany(feasible []scored, weight int64) {
 	least, most := int64(math.MaxInt64), int64(math.MinInt64)
 	for i := range feasible {
 		least, most = min(least, feasible[i].company), max(most, feasible[i].company)
@@ -224,39 +250,8 @@ func addCompany(feasible []scored) {
 	}
 	for i := range feasible {
 		s := &feasible[i]
-		s.total += weightCompany * (scoreMost * (s.company - least) / (most - least))
+		s.total += weight * (scoreMost * (s.company - least) / (most - least))
 	}
-}
-
-// leastAllocated is the share of CPU and memory that stays free, in hundredths.
-func leastAllocated(n *Need, node *Node) int64 {
-	var sum, count int64
-	each := func(all, used int64) {
-		if all <= 0 {
-			return
-		}
-		count++
-		if used <= all {
-			sum += (all - used) * scoreMost / all
-		}
-	}
-	each(node.allocatable.cpu, node.scored.cpu+n.use.scored.cpu)
-	each(node.allocatable.memory, node.scored.memory+n.use.scored.memory)
-	if count == 0 {
-		return 0
-	}
-	return sum / count
-}
-
-// balanced is how near the used shares of CPU and memory are to each other, in hundredths. A pod that asks for
-// nothing unbalances nothing.
-func balanced(n *Need, node *Node) int64 {
-	if n.use.asked.nothing() || node.allocatable.cpu <= 0 || node.allocatable.memory <= 0 {
-		return 0
-	}
-	cpu := min(1, float64(node.used.cpu+n.use.asked.cpu)/float64(node.allocatable.cpu))
-	memory := min(1, float64(node.used.memory+n.use.asked.memory)/float64(node.allocatable.memory))
-	return int64((1 - max(cpu-memory, memory-cpu)/2) * scoreMost)
 }
 
 // unwelcome is the number of taints that ask pods like this one to stay away, if they can.

@@ -10,7 +10,15 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"sampan.dev/internal/scheduler/profile"
 )
+
+// standard is the default profile.
+var standard = NewPlans(profile.Default())
+
+// NeedOf is what the pod asks for, by the default profile.
+func NeedOf(pod *corev1.Pod) *Need { return standard.Need(pod) }
 
 // list reads "cpu=2 memory=1Gi" as resources.
 func list(words string) corev1.ResourceList {
@@ -125,7 +133,7 @@ func TestPick(t *testing.T) {
 			"a tainted node and two that are too small",
 			cluster(aNode("n1", "cpu=8", tainted("key", "value", taint)), aNode("n2", "cpu=1"), aNode("n3", "cpu=1")),
 			aPod("a", "cpu=2"), "",
-			"0/3 nodes are available: 1 node(s) had untolerated taint {key: value}, 2 Insufficient cpu. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.",
+			"0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.",
 		},
 		{
 			"a node that is full now, but not too small, would need victims",
@@ -155,7 +163,7 @@ func TestPick(t *testing.T) {
 		{
 			"a toleration of another value does not", cluster(aNode("n1", "", tainted("k", "v", corev1.TaintEffectNoExecute))),
 			aPod("a", "", tolerating(corev1.Toleration{Key: "k", Operator: "Equal", Value: "w"})), "",
-			"0/1 nodes are available: 1 node(s) had untolerated taint {k: v}. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+			"0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
 		},
 		{"a cordoned node takes pods that tolerate it", cluster(aNode("n1", "", cordoned)), aPod("a", "", tolerating(corev1.Toleration{Operator: "Exists"})), "n1", ""},
 		{

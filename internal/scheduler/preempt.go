@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,29 +29,30 @@ type room struct {
 	broken  int       // budgets' worth of victims that none of them allows
 }
 
-// candidatesLeast and candidatesShare bound among how many nodes the best is looked for (Kubernetes' DefaultPreemption).
-const (
-	candidatesLeast = 100
-	candidatesShare = 10 // per cent
-)
-
 // makeRoom says which pods of lower priority have to go, and where, for the pod to fit; nil: none would help. It does no I/O. What it finds out about nodes where none
 // would is added to the refusal.
 func makeRoom(n *Need, nodes *Nodes, r *Refusal, budgets func(namespace string) []Budget) *room {
-	if r.never {
+	if r.never || r.fixed {
 		return nil
 	}
 	var rooms []*room
 	r.hopeless = map[string][]string{}
-	most := max(nodes.Len()*candidatesShare/100, candidatesLeast)
+	potential, gentle := 0, false // nodes where somebody's going may help; a room that breaks no budget
+	for i := range r.Verdicts {
+		if !r.Verdicts[i].Final {
+			potential++
+		}
+	}
+	c := &n.plan.profile.Candidates
+	most := max(potential*c.Percentage/100, c.Absolute)
 	for _, v := range r.Verdicts {
-		if v.Final || len(rooms) == most {
+		if v.Final || gentle && len(rooms) >= most {
 			continue
 		}
 		node := nodes.byName[v.Node]
 		found, why := nodes.clear(n, node, budgets)
 		if found != nil {
-			rooms = append(rooms, found)
+			rooms, gentle = append(rooms, found), gentle || found.broken == 0
 		} else {
 			r.hopeless[v.Node] = why
 		}
@@ -125,7 +125,20 @@ func (n *Nodes) clear(need *Need, node *Node, budgets func(namespace string) []B
 }
 
 func moreImportant(a, b *member) int {
-	return cmp.Or(cmp.Compare(b.priority, a.priority), a.started.Compare(b.started), cmp.Compare(a.key.Namespace, b.key.Namespace), cmp.Compare(a.key.Name, b.key.Name))
+	return cmp.Or(cmp.Compare(b.priority, a.priority), byStart(a, b), cmp.Compare(a.key.Namespace, b.key.Namespace), cmp.Compare(a.key.Name, b.key.Name))
+}
+
+// byStart puts those first that have run the longest. Who has not begun yet is the last.
+func byStart(a, b *member) int {
+	switch {
+	case a.started.IsZero() && b.started.IsZero():
+		return 0
+	case a.started.IsZero():
+		return 1
+	case b.started.IsZero():
+		return -1
+	}
+	return a.started.Compare(b.started)
 }
 
 // protected tells those apart whose going would break a budget, if the ones before them go.
@@ -167,17 +180,15 @@ func better(a, b *room) int {
 		}
 		return s
 	}
-	first := func(r *room) (t time.Time) {
-		for _, m := range r.victims {
-			if m.priority == r.victims[0].priority && (t.IsZero() || m.started.Before(t)) {
-				t = m.started
-			}
+	first := func(r *room) *member { // of the most important victims; there is one at the least, unless others have gone meanwhile
+		if len(r.victims) == 0 {
+			return &member{}
 		}
-		return t
+		return slices.MinFunc(slices.DeleteFunc(slices.Clone(r.victims), func(m *member) bool { return m.priority != r.victims[0].priority }), byStart)
 	}
 	return cmp.Or(
 		cmp.Compare(a.broken, b.broken), cmp.Compare(highest(a), highest(b)), cmp.Compare(sum(a), sum(b)), cmp.Compare(len(a.victims), len(b.victims)),
-		first(b).Compare(first(a)), cmp.Compare(a.node.Name, b.node.Name),
+		byStart(first(b), first(a)), cmp.Compare(a.node.Name, b.node.Name),
 	)
 }
 
@@ -223,9 +234,9 @@ func (node *Node) promisedTo(n *Need) (a amounts, pods int64) {
 
 // preempt makes room for a pod that fits nowhere, if pods of lower priority can go.
 func (s *Scheduler) preempt(ctx context.Context, w *waiting, r *Refusal) {
-	if node := s.nodes.promised[w.key]; node != nil {
+	if node := s.nodes.promised[w.key]; node != nil && !r.final(node.Name) {
 		for _, m := range node.members {
-			if m.ending && m.priority < w.need.priority {
+			if m.preempted && m.priority < w.need.priority {
 				r.waits = true // for those that are going
 				return
 			}
@@ -234,6 +245,9 @@ func (s *Scheduler) preempt(ctx context.Context, w *waiting, r *Refusal) {
 	s.nodes.forget(w.key)
 	made := makeRoom(w.need, s.nodes, r, s.Source.Budgets)
 	if made == nil {
+		if pod := w.pod(); pod.Status.NominatedNodeName != "" && !r.never && !r.fixed {
+			s.write(ctx, func() { s.nominate(ctx, pod, "") })
+		}
 		return
 	}
 	r.made = true
@@ -242,14 +256,28 @@ func (s *Scheduler) preempt(ctx context.Context, w *waiting, r *Refusal) {
 	for _, m := range made.victims {
 		keys = append(keys, m.key)
 	}
+	var displaced []*corev1.Pod // those who waited for room here, and now will not find it
+	for _, p := range slices.Clone(made.node.promises) {
+		if other := s.queue.pods[p.key]; p.priority < w.need.priority && other != nil {
+			s.nodes.forget(p.key)
+			displaced = append(displaced, other.pod())
+		}
+	}
 	s.write(ctx, func() {
 		for _, key := range keys {
 			s.evict(ctx, key, pod, name)
 		}
-		if err := s.API.Nominate(ctx, keyOf(pod), pod.UID, name); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
-			s.Log.Warn("nominated node not written", "pod", keyOf(pod), "node", name, "error", err)
+		for _, other := range displaced {
+			s.nominate(ctx, other, "")
 		}
+		s.nominate(ctx, pod, name)
 	})
+}
+
+func (s *Scheduler) nominate(ctx context.Context, pod *corev1.Pod, node string) {
+	if err := s.API.Nominate(ctx, keyOf(pod), pod.UID, node); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
+		s.Log.Warn("nominated node not written", "pod", keyOf(pod), "node", node, "error", err)
+	}
 }
 
 func (s *Scheduler) evict(ctx context.Context, key loop.Key, by *corev1.Pod, node string) {
@@ -259,7 +287,7 @@ func (s *Scheduler) evict(ctx context.Context, key loop.Key, by *corev1.Pod, nod
 	}
 	condition := corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
-		Message: Name + ": preempting to accommodate a higher priority pod", ObservedGeneration: victim.Generation, LastTransitionTime: metav1.Now(),
+		Message: s.plans.of(by).name + ": preempting to accommodate a higher priority pod", ObservedGeneration: victim.Generation, LastTransitionTime: metav1.Now(),
 	}
 	if err := s.API.Evict(ctx, key, victim.UID, condition); err != nil {
 		if ctx.Err() == nil && !apierrors.IsNotFound(err) {
@@ -267,5 +295,5 @@ func (s *Scheduler) evict(ctx context.Context, key loop.Key, by *corev1.Pod, nod
 		}
 		return
 	}
-	s.Recorder.Record(victim, corev1.EventTypeNormal, "Preempted", fmt.Sprintf("Preempted by pod %s on node %s", by.UID, node))
+	s.recorder(by).Record(victim, corev1.EventTypeNormal, "Preempted", fmt.Sprintf("Preempted by pod %s on node %s", by.UID, node))
 }

@@ -21,11 +21,6 @@ const (
 	gated         place = "gated"         // held by its scheduling gates
 )
 
-const (
-	backoffFirst = time.Second
-	backoffMost  = 10 * time.Second
-)
-
 // waiting is a pod without a node.
 type waiting struct {
 	key      loop.Key
@@ -49,27 +44,21 @@ func (w *waiting) priority() int32 {
 	return 0
 }
 
-// backoff is how long after an attempt the pod is tried again at the earliest. The first repetition is free: what
-// woke the pod has been seen to help it.
-func (w *waiting) backoff() time.Duration {
-	if w.attempts < 2 {
-		return 0
-	}
-	return min(backoffFirst<<min(w.attempts-2, 10), backoffMost)
-}
-
 // queue holds all pods without a node that are ours. One goroutine uses it.
 type queue struct {
 	pods    map[loop.Key]*waiting
 	active  pile
 	backoff pile
 	turn    uint64
+	first   time.Duration // backoff, which doubles with each further attempt, up to most
+	most    time.Duration
 	count   map[place]int
 	moved   func(to place, why string) // for the metrics; may be nil
 }
 
-func newQueue() *queue {
+func newQueue(first, most time.Duration) *queue {
 	return &queue{
+		first: first, most: most,
 		pods:    map[loop.Key]*waiting{},
 		count:   map[place]int{},
 		active:  pile{less: byPriorityThenTurn},
@@ -123,9 +112,24 @@ func (q *queue) leave(w *waiting) {
 	}
 }
 
+// backoffOf is how long after an attempt the pod is tried again at the earliest. The first repetition is free: what
+// woke the pod has been seen to help it.
+func (q *queue) backoffOf(w *waiting) time.Duration {
+	if w.attempts < 2 {
+		return 0
+	}
+	backoff := q.first
+	for range w.attempts - 2 {
+		if backoff *= 2; backoff >= q.most {
+			return q.most
+		}
+	}
+	return min(backoff, q.most)
+}
+
 // wake lets the pod be tried again, as soon as its backoff has passed.
 func (q *queue) wake(w *waiting, now time.Time, why string) {
-	w.until = w.tried.Add(w.backoff())
+	w.until = w.tried.Add(q.backoffOf(w))
 	if now.Before(w.until) {
 		q.put(w, backingOff, why)
 		return

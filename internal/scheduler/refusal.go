@@ -15,6 +15,7 @@ type Refusal struct {
 
 	failed Filters // all that refused a node; none if there is no node
 	never  bool    // the pod does not push out others
+	fixed  bool    // nor does any of its profile
 
 	hopeless map[string][]string // by node: why nobody's going would help
 	waits    bool                // it waits for those that go for its sake
@@ -45,7 +46,14 @@ func refuse(n *Need, nodes *Nodes, candidates []*Node) *Refusal {
 		r.failed |= byAffinity
 	}
 	r.never = n.Pod.Spec.PreemptionPolicy != nil && *n.Pod.Spec.PreemptionPolicy == corev1.PreemptNever
+	r.fixed = !n.plan.profile.Preempts
 	return r
+}
+
+// final says whether nobody's going would let the pod onto the node.
+func (r *Refusal) final(node string) bool {
+	i := slices.IndexFunc(r.Verdicts, func(v Verdict) bool { return v.Node == node })
+	return i < 0 || r.Verdicts[i].Final
 }
 
 func (r *Refusal) Error() string {
@@ -62,7 +70,7 @@ func (r *Refusal) Error() string {
 		counts["node(s) didn't satisfy plugin(s) [NodeAffinity]"] += absent
 	}
 	sentence := fmt.Sprintf("0/%d nodes are available: %s.", r.Nodes, tally(counts))
-	if r.made {
+	if r.made || r.fixed {
 		return sentence
 	}
 	if r.waits {

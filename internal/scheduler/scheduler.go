@@ -2,7 +2,7 @@
 //
 // It watches Pods and Nodes, and reads Namespaces and PodDisruptionBudgets; it writes Bindings, the PodScheduled condition and the nominated node of pods that fit
 // nowhere, and Events; and it deletes pods of lower priority that have to make room.
-// Always: it binds only pods that name it in spec.schedulerName, have no node, no scheduling gates and are not being
+// Always: it binds only pods whose spec.schedulerName one of its profiles has, that have no node, no scheduling gates and are not being
 // deleted; what a pod takes of a node is counted from the moment it is decided, before any cache can show it; a pod
 // that fits nowhere is tried again when something has changed that lets it fit, and not before.
 //
@@ -17,14 +17,16 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"sampan.dev/internal/loop"
+	"sampan.dev/internal/scheduler/profile"
 )
 
-// Name is the spec.schedulerName of the pods that are scheduled here, and the component its events come from.
-const Name = corev1.DefaultSchedulerName
+// Name is the spec.schedulerName of pods that name none, and of the profile that there is without a configuration.
+const Name = profile.DefaultName
 
 // Source shows the current objects, which are shared and must not be changed. Nil: there is none.
 type Source interface {
@@ -34,6 +36,8 @@ type Source interface {
 	NamespaceLabels(name string) map[string]string
 	// Budgets are the PodDisruptionBudgets of a namespace.
 	Budgets(namespace string) []Budget
+	// Services are the selectors of a namespace's Services that have one.
+	Services(namespace string) []labels.Selector
 }
 
 // API is what the scheduler writes.
@@ -41,7 +45,7 @@ type API interface {
 	Bind(ctx context.Context, binding *corev1.Binding) error
 	// SetCondition sets a condition of the pod, unless the pod has been replaced by one of another UID.
 	SetCondition(ctx context.Context, key loop.Key, uid types.UID, condition corev1.PodCondition) error
-	// Nominate says on the pod which node room is made on for it.
+	// Nominate says on the pod which node room is made on for it; empty: none any more.
 	Nominate(ctx context.Context, key loop.Key, uid types.UID, node string) error
 	// Evict sets the condition on a pod that is to make room, and deletes it with its own grace.
 	Evict(ctx context.Context, key loop.Key, uid types.UID, condition corev1.PodCondition) error
@@ -56,8 +60,9 @@ type Recorder interface {
 type Config struct {
 	Source   Source
 	API      API
-	Recorder Recorder
-	Metrics  *Metrics // nil counts nothing
+	Recorder func(component string) Recorder // events of a profile come from a component of its name
+	Profiles profile.Config                  // without any: Kubernetes' default one
+	Metrics  *Metrics                        // nil counts nothing
 	Log      *slog.Logger
 	Writes   int // to the API at once, 64 if zero; deciding waits when all are under way
 }
@@ -71,6 +76,9 @@ type Scheduler struct {
 
 	mu      sync.Mutex // guards what watchers and writers hand to Run's goroutine
 	changed changes
+
+	plans     *Plans
+	recorders map[string]Recorder // by profile
 
 	// Run's goroutine alone:
 	nodes  *Nodes
@@ -107,10 +115,19 @@ func New(c Config) *Scheduler {
 	if c.Writes == 0 {
 		c.Writes = 64
 	}
-	s := &Scheduler{
-		Config: c, wake: make(chan struct{}, 1), slots: make(chan struct{}, c.Writes),
-		nodes: NewNodes(), queue: newQueue(), placed: map[loop.Key]*placement{},
+	if len(c.Profiles.Profiles) == 0 {
+		c.Profiles = profile.Default()
 	}
+	s := &Scheduler{
+		plans: NewPlans(c.Profiles), recorders: map[string]Recorder{},
+		Config: c, wake: make(chan struct{}, 1), slots: make(chan struct{}, c.Writes),
+		nodes: NewNodes(), queue: newQueue(c.Profiles.FirstBackoff, c.Profiles.MostBackoff), placed: map[loop.Key]*placement{},
+	}
+	for i := range c.Profiles.Profiles {
+		name := c.Profiles.Profiles[i].Name
+		s.recorders[name] = c.Recorder(name)
+	}
+	s.plans.Services = c.Source.Services
 	s.nodes.Namespaces = c.Source.NamespaceLabels
 	s.changed.reset()
 	s.queue.moved = c.Metrics.moved
@@ -185,12 +202,12 @@ func (s *Scheduler) rest(ctx context.Context) {
 
 // schedule decides about one pod, which is in no queue, and starts writing what was decided.
 func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
-	begun := time.Now()
+	begun, of := time.Now(), w.need.plan.name
 	w.attempts++
 	w.tried = begun
 	node, refusal := Pick(w.need, s.nodes)
 	if refusal != nil {
-		s.Metrics.attempted("unschedulable", time.Since(begun))
+		s.Metrics.attempted(of, "unschedulable", time.Since(begun))
 		w.failed = refusal.failed
 		s.preempt(ctx, w, refusal)
 		s.queue.put(w, unschedulable, "ScheduleAttemptFailure")
@@ -206,10 +223,10 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 	attempts, added := w.attempts, w.added
 	s.write(ctx, func() {
 		if s.bind(ctx, pod, name, p) {
-			s.Metrics.attempted("scheduled", time.Since(begun))
+			s.Metrics.attempted(of, "scheduled", time.Since(begun))
 			s.Metrics.scheduled(attempts, time.Since(added))
 		} else {
-			s.Metrics.attempted("error", time.Since(begun))
+			s.Metrics.attempted(of, "error", time.Since(begun))
 		}
 	})
 }

@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -43,6 +44,8 @@ func (w *world) Pod(key loop.Key) *corev1.Pod {
 }
 
 func (w *world) Budgets(string) []Budget { return nil }
+
+func (w *world) Services(string) []labels.Selector { return nil }
 
 func (w *world) Nominate(_ context.Context, key loop.Key, uid types.UID, node string) error {
 	w.mu.Lock()
@@ -182,7 +185,7 @@ func live(t *testing.T, act func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{pods: map[loop.Key]*corev1.Pod{}, nodes: map[string]*corev1.Node{}, begun: time.Now()}
-		w.s = New(Config{Source: w, API: w, Recorder: w, Metrics: NewMetrics()})
+		w.s = New(Config{Source: w, API: w, Recorder: func(string) Recorder { return w }, Metrics: NewMetrics()})
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- w.s.Run(ctx) }()

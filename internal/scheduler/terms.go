@@ -19,6 +19,7 @@ type member struct {
 	labels     map[string]string
 	controller types.UID // of it; empty: none
 	ending     bool      // it is being deleted
+	preempted  bool      // for the sake of a more important one
 	priority   int32
 	started    time.Time
 	use        use
@@ -27,6 +28,9 @@ type member struct {
 
 func memberOf(pod *corev1.Pod, u use) *member {
 	m := &member{key: keyOf(pod), labels: pod.Labels, ending: pod.DeletionTimestamp != nil, use: u, terms: termsOf(pod)}
+	m.preempted = m.ending && slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
+	})
 	if c := metav1.GetControllerOfNoCopy(pod); c != nil {
 		m.controller = c.UID
 	}

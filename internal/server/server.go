@@ -34,6 +34,7 @@ import (
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/kinds"
 	"sampan.dev/internal/scheduler"
+	"sampan.dev/internal/scheduler/profile"
 	"sampan.dev/internal/server/loops"
 	"sampan.dev/internal/store"
 	"sampan.dev/internal/store/local"
@@ -59,8 +60,11 @@ type Config struct {
 	DNS       netip.Addr
 	// LoadBalancer says what addresses Services of that type get; zero: the nodes' own.
 	LoadBalancer loadbalancer.Config
-	Metrics      []prometheus.Collector // of others in this process, served with the server's own
-	Log          *slog.Logger
+	// Scheduling is the scheduler's profiles, and SchedulingText the KubeSchedulerConfiguration that they are from, for others to read; neither: Kubernetes' default one.
+	Scheduling     profile.Config
+	SchedulingText string
+	Metrics        []prometheus.Collector // of others in this process, served with the server's own
+	Log            *slog.Logger
 }
 
 // Server is a control plane. Its parts are there for those who run in the same process.
@@ -110,7 +114,7 @@ func Open(cfg Config) (*Server, error) {
 	s.loops = loops.Config{
 		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(), Signer: cfg.PKI, Usage: uses,
 		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS, CA: cfg.PKI.CA(), Pods: cfg.Pods},
-		LoadBalancer: cfg.LoadBalancer, Pods: cfg.Pods, Queues: queues, Schedule: schedule, Log: cfg.Log,
+		LoadBalancer: cfg.LoadBalancer, Pods: cfg.Pods, Queues: queues, Schedule: schedule, Profiles: cfg.Scheduling, Log: cfg.Log,
 	}
 	var err error
 	if s.Tokens, err = issuer(s.Table, cfg.PKI); err != nil {
@@ -122,7 +126,7 @@ func Open(cfg Config) (*Server, error) {
 		TLS: cfg.PKI.ServerTLS(names, kubernetesIPs(cfg.Services)...), Tokens: s.Tokens,
 		Nodes: ways, Usage: uses, Address: cfg.Address,
 		Ready: map[string]func() error{"store": s.storeWorks},
-		Slow:  slow(st), Snapshots: &snapshots{Server: s},
+		Slow:  slow(st), Silence: silence(st), Snapshots: &snapshots{Server: s}, Scheduling: cfg.SchedulingText,
 		Metrics: append([]prometheus.Collector{queues, schedule}, cfg.Metrics...),
 		Log:     cfg.Log,
 	})
@@ -169,6 +173,14 @@ func (s *Server) storeWorks() error {
 func slow(st store.Store) func() error {
 	if s, ok := st.(interface{ Slow() error }); ok {
 		return s.Slow
+	}
+	return nil
+}
+
+// silence asks the store whether it has been lost, if that can happen.
+func silence(st store.Store) func() <-chan struct{} {
+	if s, ok := st.(interface{ Silence() <-chan struct{} }); ok {
+		return s.Silence
 	}
 	return nil
 }

@@ -32,7 +32,8 @@ func (l *look) pending(p *corev1.Pod) state {
 		return s
 	}
 	said := conditionOf(p, corev1.PodScheduled)
-	if name := p.Spec.SchedulerName; name != "" && name != scheduler.Name && said == nil {
+	need := l.profiles().Need(p)
+	if name := p.Spec.SchedulerName; need == nil && said == nil {
 		s := ill("is Pending: it waits for the scheduler %q", name)
 		s.because("no scheduler of that name runs here: nobody has looked at the pod since it was created %s", l.ago(p.CreationTimestamp.Time))
 		s.advise("To let it in: create it without spec.schedulerName, for %s to take it, or start a scheduler of the name %s", scheduler.Name, name)
@@ -41,7 +42,13 @@ func (l *look) pending(p *corev1.Pod) state {
 	if s, going := l.roomIsMade(p); going {
 		return s
 	}
-	e := scheduler.Explain(scheduler.NeedOf(p), l.snapshot(), l.budgets)
+	if need == nil {
+		s := ill("is Pending: the scheduler %q has found no node for it", p.Spec.SchedulerName)
+		s.because("%s", oneLine(said.Message))
+		s.advise("It is for that scheduler, which is not part of this cluster's servers, to try again")
+		return s
+	}
+	e := scheduler.Explain(need, l.snapshot(), l.budgets)
 	sentence := ""
 	if said != nil && said.Reason == corev1.PodReasonSchedulerError {
 		s := ill("is Pending: the scheduler could not give it its node")
@@ -138,6 +145,22 @@ func (l *look) snapshot() *scheduler.Nodes {
 	return l.nodes
 }
 
+// profiles are those that the scheduler has.
+func (l *look) profiles() *scheduler.Plans {
+	if l.plans == nil {
+		l.plans = scheduler.NewPlans(l.w.Scheduling())
+		l.plans.Services = func(namespace string) (list []labels.Selector) {
+			for _, s := range all[*corev1.Service](l, "services", namespace) {
+				if len(s.Spec.Selector) > 0 {
+					list = append(list, labels.SelectorFromSet(s.Spec.Selector))
+				}
+			}
+			return list
+		}
+	}
+	return l.plans
+}
+
 func (l *look) budgets(namespace string) (list []scheduler.Budget) {
 	for _, b := range all[*policyv1.PodDisruptionBudget](l, "poddisruptionbudgets", namespace) {
 		pods, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
@@ -217,7 +240,12 @@ func (l *look) elsewhere(s *state, template *corev1.Pod, nodes int) {
 		s.because("the cluster has no nodes")
 		return
 	}
-	e := scheduler.Explain(scheduler.NeedOf(template), l.snapshot(), l.budgets)
+	need := l.profiles().Need(template)
+	if need == nil {
+		s.because("no scheduler of the name %q runs here", template.Spec.SchedulerName)
+		return
+	}
+	e := scheduler.Explain(need, l.snapshot(), l.budgets)
 	for i := range e.Nodes { // only these decide where a DaemonSet's pods are meant to be
 		e.Nodes[i].Faults = slices.DeleteFunc(e.Nodes[i].Faults, func(f scheduler.Fault) bool { return f.Filter != "NodeAffinity" && f.Filter != "TaintToleration" })
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"sampan.dev/internal/scheduler"
+	"sampan.dev/internal/scheduler/profile"
 )
 
 // Object is anything that is served.
@@ -38,6 +39,8 @@ type World interface {
 	Log(namespace, pod, container string, previous bool, lines int) ([]string, error)
 	// Left is what there is in a namespace, of every kind.
 	Left(namespace string) ([]Leftover, error)
+	// Scheduling are the scheduler's profiles.
+	Scheduling() profile.Config
 	Now() time.Time
 }
 
@@ -146,6 +149,7 @@ type look struct {
 	lists  map[string]any
 	events map[string][]*corev1.Event
 	unread []string
+	plans  *scheduler.Plans // likewise
 	nodes  *scheduler.Nodes // counted once, when the first pod asks
 }
 

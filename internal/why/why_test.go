@@ -22,6 +22,7 @@ import (
 
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/kinds"
+	"sampan.dev/internal/scheduler/profile"
 )
 
 var update = flag.Bool("update", false, "write what is said now into testdata: read it before it is committed")
@@ -35,9 +36,13 @@ type hand struct {
 	objects []resource.Object
 	logs    map[string]string // by "POD CONTAINER", with " previous" for the run before
 	broken  map[string]error  // by plural: lists that cannot be read
+
+	profiles profile.Config
 }
 
 func (h *hand) Now() time.Time { return atNoon }
+
+func (h *hand) Scheduling() profile.Config { return h.profiles }
 
 func (h *hand) plural(o Object) string {
 	for _, k := range h.table.All() {
@@ -94,7 +99,7 @@ func (h *hand) Left(namespace string) (left []Leftover, err error) {
 // handOf reads a case: objects.yaml, and logs as "log POD CONTAINER [previous]". The object in question is the first.
 func handOf(t *testing.T, table *resource.Table, a *txtar.Archive) (*hand, string) {
 	t.Helper()
-	h := &hand{table: table, logs: map[string]string{}, broken: map[string]error{}}
+	h := &hand{table: table, logs: map[string]string{}, broken: map[string]error{}, profiles: profile.Default()}
 	want := ""
 	for _, f := range a.Files {
 		kind, rest, _ := strings.Cut(f.Name, " ")
@@ -103,6 +108,11 @@ func handOf(t *testing.T, table *resource.Table, a *txtar.Archive) (*hand, strin
 			want = string(f.Data)
 		case "log":
 			h.logs[rest] = string(f.Data)
+		case "scheduler.yaml":
+			var err error
+			if h.profiles, err = profile.Parse(f.Data); err != nil {
+				t.Fatal(err)
+			}
 		case "broken":
 			h.broken[rest] = errors.New(strings.TrimSpace(string(f.Data)))
 		case "objects.yaml":

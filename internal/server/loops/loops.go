@@ -9,6 +9,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,6 +31,7 @@ import (
 	"sampan.dev/internal/registry"
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/scheduler"
+	"sampan.dev/internal/scheduler/profile"
 )
 
 // Config is what the loops work on. Table, Cache, Registry and Revision must be there.
@@ -50,6 +52,7 @@ type Config struct {
 	Eviction     tainteviction.Config
 	Queues       *loop.Metrics // nil counts nothing
 	Schedule     *scheduler.Metrics
+	Profiles     profile.Config // of the scheduler; without any: Kubernetes' default one
 	Log          *slog.Logger
 }
 
@@ -76,7 +79,10 @@ func New(c Config) *Loops {
 	w := newWorld(c)
 	ls := &Loops{
 		c: c, world: w,
-		scheduler: scheduler.New(scheduler.Config{Source: w, API: w, Recorder: c.Events.As(scheduler.Name, ""), Metrics: c.Schedule, Log: c.Log}),
+		scheduler: scheduler.New(scheduler.Config{
+			Source: w, API: w, Profiles: c.Profiles, Metrics: c.Schedule, Log: c.Log,
+			Recorder: func(component string) scheduler.Recorder { return c.Events.As(component, "") },
+		}),
 		namespace: namespace.New(w, namespaces{w}, c.Queues, c.Log),
 		accounts:  serviceaccount.New(w, w, c.Queues, c.Log),
 		rootca:    rootca.New(w, w, string(c.CA), c.Queues, c.Log),
@@ -162,24 +168,26 @@ func (ls *Loops) changed(kind *resource.Kind, old, new *cache.Object) {
 			ls.podgc.NodeChanged(key.Name)
 		}
 	case ls.world.pods:
-		ls.podChanged(key, old, new)
+		ls.podChanged(ch)
 	}
 }
 
-func (ls *Loops) podChanged(key loop.Key, old, new *cache.Object) {
+func (ls *Loops) podChanged(c change) {
+	key, old, new := c.key, c.old, c.new
 	if new == nil {
 		ls.scheduler.PodChanged(key)
 		return
 	}
 	node := new.Field("spec.nodeName")
 	if old != nil && node != "" && old.Field("spec.nodeName") == node {
-		if ended(old) != ended(new) {
+		// Its neighbours are counted by its labels, and whoever makes room waits for it to go.
+		if ended(old) != ended(new) || c.was.Deleting != c.is.Deleting || !slices.Equal(old.LabelSet(), new.LabelSet()) {
 			ls.scheduler.PodChanged(key)
 		}
 		return // a bound pod that reports its status concerns nobody here
 	}
 	ls.scheduler.PodChanged(key)
-	ls.podgc.PodChanged(key, node, node == "" && new.Decoded().GetDeletionTimestamp() != nil)
+	ls.podgc.PodChanged(key, node, node == "" && c.is.Deleting)
 }
 
 func ended(pod *cache.Object) bool {

@@ -8,6 +8,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"sampan.dev/internal/cache"
@@ -65,6 +66,16 @@ func (w *world) Budgets(namespace string) (all []scheduler.Budget) {
 			continue
 		}
 		all = append(all, scheduler.Budget{Pods: selector, Allowed: b.Status.DisruptionsAllowed, Going: b.Status.DisruptedPods})
+	}
+	return all
+}
+
+// Services is the scheduler's.
+func (w *world) Services(namespace string) (all []labels.Selector) {
+	for o := range w.Cache.Snapshot().List(w.kindOf(corev1.SchemeGroupVersion.WithKind("Service")), cache.Selection{Namespace: namespace}) {
+		if selector := cache.Typed[*corev1.Service](o).Spec.Selector; len(selector) > 0 {
+			all = append(all, labels.SelectorFromSet(selector))
+		}
 	}
 	return all
 }

@@ -25,6 +25,7 @@ import (
 
 	"sampan.dev/internal/client"
 	"sampan.dev/internal/resource"
+	"sampan.dev/internal/scheduler/profile"
 	"sampan.dev/internal/why"
 )
 
@@ -71,6 +72,9 @@ func explained() string {
 	return strings.Join(names, ", ")
 }
 
+// schedulingPath is the server's (apiserver.SchedulingPath).
+const schedulingPath = "/sampan/v1/scheduling"
+
 // world is the cluster as its API shows it.
 type world struct {
 	ctx  context.Context // of the one question that this world is made for
@@ -91,6 +95,19 @@ func (w *world) List(plural, namespace string) ([]why.Object, error) {
 		return nil, fmt.Errorf("list %s: nobody has said how they are read", plural)
 	}
 	return read.list(w.ctx, w.c, namespace)
+}
+
+// Scheduling asks the server with what configuration its scheduler was started. Who may not read it is told by the default one.
+func (w *world) Scheduling() profile.Config {
+	text, err := w.get(schedulingPath, nil)
+	if err != nil || len(text) == 0 {
+		return profile.Default()
+	}
+	c, err := profile.Parse(text)
+	if err != nil {
+		return profile.Default()
+	}
+	return c
 }
 
 // Events asks by kind and name: events of nodes have the node's name for a UID. Those of an earlier object of that name are left out.
