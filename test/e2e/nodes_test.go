@@ -37,11 +37,7 @@ func newMachine(t testing.TB, name, bridge, addr string) *machine {
 		_ = holder.Wait()
 	})
 	m := &machine{t: t, pid: holder.Process.Pid, name: name, addr: addr}
-	if exec.Command("ip", "link", "show", bridge).Run() != nil {
-		run(t, "ip", "link", "add", bridge, "type", "bridge")
-		run(t, "ip", "link", "set", bridge, "up")
-		t.Cleanup(func() { _ = exec.Command("ip", "link", "del", bridge).Run() })
-	}
+	switchOf(t, bridge)
 	port := "to-" + name
 	run(t, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(m.pid))
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", port).Run() }) // its namespace goes later, in its own time
@@ -50,6 +46,16 @@ func newMachine(t testing.TB, name, bridge, addr string) *machine {
 	m.run("ip", "addr", "add", addr+"/24", "dev", "eth0")
 	m.run("ip", "link", "set", "eth0", "up")
 	return m
+}
+
+// switchOf makes a switch, if it is not there yet.
+func switchOf(t testing.TB, bridge string) {
+	t.Helper()
+	if exec.Command("ip", "link", "show", bridge).Run() != nil {
+		run(t, "ip", "link", "add", bridge, "type", "bridge")
+		run(t, "ip", "link", "set", bridge, "up")
+		t.Cleanup(func() { _ = exec.Command("ip", "link", "del", bridge).Run() })
+	}
 }
 
 // words are a command that runs on the machine.
