@@ -36,6 +36,12 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err != nil {
 		return err
 	}
+	silence := s.silence()
+	select {
+	case <-silence:
+		return apierrors.NewServiceUnavailable("this server has lost its datastore, so that a watch here would stand still: ask another one")
+	default:
+	}
 	f := &frames{w: w, m: m, c: c}
 	if m.as == "Table" {
 		if f.table, err = tableOptions(r); err != nil {
@@ -62,7 +68,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 			return nil
 		}
 	}
-	s.follow(ctx, f, &l, watcher)
+	s.follow(ctx, f, &l, watcher, silence)
 	return nil
 }
 
@@ -103,8 +109,16 @@ func (s *Server) sendInitial(f *frames, l *listQuery, snap *cache.Snapshot) erro
 	return f.flush()
 }
 
-// follow sends events as they come. All that have come are written before they are flushed together.
-func (s *Server) follow(ctx context.Context, f *frames, l *listQuery, watcher *cache.Watcher) {
+// silence is closed when what comes from the store may have stopped.
+func (s *Server) silence() <-chan struct{} {
+	if s.cfg.Silence == nil {
+		return nil
+	}
+	return s.cfg.Silence()
+}
+
+// follow sends events as they come, until there is silence. All that have come are written before they are flushed together.
+func (s *Server) follow(ctx context.Context, f *frames, l *listQuery, watcher *cache.Watcher, silence <-chan struct{}) {
 	var tick <-chan time.Time
 	if l.AllowWatchBookmarks {
 		t := time.NewTicker(bookmarkEvery)
@@ -147,6 +161,8 @@ func (s *Server) follow(ctx context.Context, f *frames, l *listQuery, watcher *c
 				_ = f.bookmark(at, false)
 				_ = f.flush()
 			}
+			return
+		case <-silence:
 			return
 		case <-s.stopping:
 			return

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 
+	"sampan.dev/internal/apiserver"
 	"sampan.dev/internal/auth"
 )
 
@@ -260,6 +262,30 @@ func TestWatchEnds(t *testing.T) {
 		defer end()
 		if kind, obj := next(); kind != "" {
 			t.Errorf("%s %v", kind, obj)
+		}
+	})
+	t.Run("when the store falls silent, and none begins until it is heard again", func(t *testing.T) {
+		var now atomic.Pointer[chan struct{}]
+		hear := func() { c := make(chan struct{}); now.Store(&c) }
+		hear()
+		c := start(t, func(cfg *apiserver.Config) { cfg.Silence = func() <-chan struct{} { return *now.Load() } })
+		next, end := watchRaw(t, c, "/api/v1/pods?watch=1")
+		defer end()
+		close(*now.Load())
+		if kind, obj := next(); kind != "" {
+			t.Errorf("%s %v", kind, obj)
+		}
+		if resp, body := c.ask(http.MethodGet, "/api/v1/pods?watch=1", ""); resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(body, "ask another one") {
+			t.Errorf("%s %s", resp.Status, body)
+		}
+		hear()
+		again, end := watchRaw(t, c, "/api/v1/configmaps?watch=1&resourceVersion=0")
+		defer end()
+		if _, body := c.ask(http.MethodPost, "/api/v1/namespaces/default/configmaps", `{"metadata":{"name":"a"}}`); !strings.Contains(body, `"uid"`) {
+			t.Error(body)
+		}
+		if kind, _ := again(); kind != "ADDED" {
+			t.Errorf("%q", kind)
 		}
 	})
 	t.Run("with the server", func(t *testing.T) {

@@ -48,12 +48,13 @@ type Config struct {
 
 // Client speaks to one cluster. It may be used from many goroutines.
 type Client struct {
-	servers   atomic.Pointer[servers]
-	http      *http.Client
-	agent     string
-	bearer    string
-	lastDelay time.Duration
-	kinds     map[reflect.Type]*resource.Kind
+	servers     atomic.Pointer[servers]
+	connections *connections
+	http        *http.Client
+	agent       string
+	bearer      string
+	lastDelay   time.Duration
+	kinds       map[reflect.Type]*resource.Kind
 }
 
 // servers are those of the cluster, and which of them is asked.
@@ -116,12 +117,13 @@ func New(cfg Config) (*Client, error) {
 	for _, k := range cfg.Table.All() {
 		c.kinds[reflect.TypeOf(k.New())] = k
 	}
+	c.connections = &connections{dialer: net.Dialer{Timeout: min(ping, 10*time.Second)}, open: map[*connection]struct{}{}}
 	c.http = &http.Client{Transport: &http.Transport{
 		TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
 		DisableCompression: true, MaxIdleConnsPerHost: 8,
 		// A connection whose other end is gone without a word is found out by a ping, so that no watch hangs on it for ever.
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: ping, PingTimeout: max(ping/2, time.Second)},
-		DialContext: (&net.Dialer{Timeout: min(ping, 10*time.Second)}).DialContext,
+		DialContext: c.connections.dial,
 	}}
 	return c, nil
 }
@@ -356,10 +358,12 @@ func (c *Client) Stream(ctx context.Context, method, path string, body io.Reader
 	return response.Body, nil
 }
 
-// send sends a request. A server that cannot be reached is left for the next one; whoever asks again asks that.
+// send sends a request. A server that cannot be reached, or says that it can do nothing now, as one does that has lost its datastore, is left for the next one; whoever asks
+// again asks that.
 func (c *Client) send(r *http.Request) (*http.Response, error) {
 	response, err := c.http.Do(r)
-	if err != nil && !errors.Is(r.Context().Err(), context.Canceled) {
+	unable := err != nil || response.StatusCode == http.StatusServiceUnavailable || response.StatusCode == http.StatusGatewayTimeout
+	if unable && !errors.Is(r.Context().Err(), context.Canceled) {
 		if was := c.servers.Load(); was.base().Host == r.URL.Host {
 			c.servers.CompareAndSwap(was, &servers{bases: was.bases, current: (was.current + 1) % len(was.bases)})
 		}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,6 +39,44 @@ func connect(t *testing.T, c *apiservertest.Cluster, server string) *client.Clie
 
 func configMap(name, value string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Data: map[string]string{"key": value}}
+}
+
+// A watch goes on by a new connection when the machine's address is gone that its old one is from.
+func TestConnectionsFromAnAddressThatIsGoneAreLeft(t *testing.T) {
+	s := apiservertest.Start(t)
+	c := connect(t, s, s.URL)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	seen, done := make(chan string, 10), make(chan error, 1)
+	go func() {
+		done <- client.Watch(ctx, c, client.Selection{Namespace: "default"}, func(e client.Event[*corev1.ConfigMap]) error {
+			if e.Type != client.Synced {
+				seen <- e.Object.Name
+			} else {
+				seen <- "synced"
+			}
+			return nil
+		}, nil)
+	}()
+	if first := <-seen; first != "synced" {
+		t.Fatalf("the first event is %q", first)
+	}
+	if n := c.Leave(func(netip.Addr) bool { return false }); n != 0 {
+		t.Errorf("%d connections were left, and all addresses are there", n)
+	}
+	if n := c.Leave(func(a netip.Addr) bool { return a.IsLoopback() }); n == 0 {
+		t.Error("no connection was left")
+	}
+	if _, err := client.Create(ctx, c, configMap("after", "1")); err != nil {
+		t.Fatal(err)
+	}
+	if name := <-seen; name != "after" {
+		t.Errorf("the watch tells of %q", name)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestEveryVerb(t *testing.T) {
@@ -161,6 +202,28 @@ func TestWatchGoesOnWhenItBreaksOff(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// A server that answers that it can do nothing, as one does that has lost its datastore, is left like one that does not answer.
+func TestAServerThatIsUnableIsLeft(t *testing.T) {
+	s := apiservertest.Start(t)
+	for _, code := range []int{http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
+		unable := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no datastore", code) }))
+		unable.TLS = s.PKI.ServerTLS([]string{"localhost"})
+		unable.StartTLS()
+		defer unable.Close()
+		c, err := client.New(client.Config{Server: unable.URL, Others: []string{s.URL}, TLS: s.PKI.ClientTLS("admin", []string{auth.Masters}), Table: s.Table})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := client.Get[*corev1.Namespace](t.Context(), c, "", "default"); err == nil || !strings.Contains(err.Error(), "no datastore") {
+			t.Errorf("%d: %v", code, err)
+		}
+		if _, err := client.Get[*corev1.Namespace](t.Context(), c, "", "default"); err != nil {
+			t.Errorf("after %d: %v", code, err)
+		}
 	}
 }
 

@@ -32,6 +32,10 @@ func translate(kind *resource.Kind, name string, err error) error {
 		return apierrors.NewNotFound(kind.GroupResource(), name)
 	case errors.Is(err, store.ErrTooLarge):
 		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", store.MaxValue))
+	case errors.Is(err, store.ErrUnknown): // before what says why: the client must not take it for a refusal
+		return apierrors.NewTimeoutError(fmt.Sprintf("%s %q: %v", kind.GroupResource(), name, err), 1)
+	case errors.Is(err, store.ErrUnanswered):
+		return apierrors.NewServiceUnavailable(err.Error())
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError(fmt.Sprintf("%s %q: %v", kind.GroupResource(), name, err), 1)
 	case errors.Is(err, store.ErrNoSpace), errors.Is(err, store.ErrBroken), errors.Is(err, store.ErrClosed):

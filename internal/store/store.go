@@ -48,6 +48,12 @@ var (
 	// are refused, since what a failed sync has left on disk is unknown. Reads go on.
 	ErrBroken = errors.New("store accepts no more writes")
 
+	// ErrUnanswered: a store elsewhere does not answer. A write that fails with it, and not with ErrUnknown, was not made.
+	ErrUnanswered = errors.New("the store does not answer")
+
+	// ErrUnknown: a store elsewhere was lost before a write was answered, and whether it was made, or still will be, is not known.
+	ErrUnknown = errors.New("whether the write was made is not known")
+
 	// ErrSlow: a watcher was so far behind that events it had not taken are no longer kept.
 	ErrSlow = errors.New("watcher is too slow")
 )

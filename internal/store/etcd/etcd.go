@@ -30,9 +30,9 @@ import (
 // Errors of this engine, beside those of the contract.
 var (
 	// ErrUnknown: the connection broke before a write was answered, and what etcd holds does not tell whether it was made, or still will be.
-	ErrUnknown = errors.New("whether the write was made is not known")
+	ErrUnknown = store.ErrUnknown
 	// ErrUnanswered: no member answered in time. A write that fails with it, and not with ErrUnknown, was not made.
-	ErrUnanswered = errors.New("etcd does not answer")
+	ErrUnanswered = fmt.Errorf("etcd: %w", store.ErrUnanswered)
 )
 
 // MaxWrites is how many writes ApplyAll takes: etcd's default for operations in a transaction.
@@ -71,10 +71,11 @@ type Store struct {
 	revision  atomic.Int64 // the highest seen in any answer
 	compacted atomic.Int64 // the highest known to be forgotten
 
-	asking asking
-	pace   store.Pace
-	pulse  pulse
-	health health
+	asking  asking
+	pace    store.Pace
+	pulse   pulse
+	silence silence
+	health  health
 }
 
 var _ store.Store = (*Store)(nil)
@@ -106,6 +107,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.running.Go(s.keepPulse)
+	s.running.Go(s.listen)
 	if cfg.CompactEvery > 0 {
 		s.running.Go(s.compactor)
 	}

@@ -235,3 +235,44 @@ func TestNoMajority(t *testing.T) {
 	}
 	put(t, s, "/b", "1", 0)
 }
+
+// Whoever passes on what etcd sends is told when nothing comes any more, and when it comes again; not when one member of three stands still.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	all := processes(t, 3)
+	var urls []string
+	for _, p := range all {
+		urls = append(urls, p.Client)
+	}
+	s := open(t, Config{Endpoints: urls})
+	batches, _, err := s.Watch(t.Context(), "/", store.First)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silence := s.Silence()
+	stopped := leader(t, s, all)
+	stopped.signal(t, syscall.SIGSTOP)
+	put(t, s, "/a", "1", 0)
+	<-batches
+	select {
+	case <-silence:
+		t.Fatal("two members of three are heard")
+	default:
+	}
+	for _, p := range all {
+		p.signal(t, syscall.SIGSTOP)
+	}
+	<-silence
+	for _, p := range all {
+		p.signal(t, syscall.SIGCONT)
+	}
+	for heard := false; !heard; time.Sleep(10 * time.Millisecond) {
+		select {
+		case <-s.Silence():
+		default:
+			heard = true
+		}
+	}
+	put(t, s, "/b", "1", 0)
+	<-batches
+}
