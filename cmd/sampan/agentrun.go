@@ -220,6 +220,7 @@ func (r agentRun) keep(ctx context.Context, id *join.Identity, c *client.Client,
 	node := agent.New(agent.Config{
 		NodeName: r.settings.NodeName, NodeIP: first, NodeIP6: nodeAddress6(r.settings, r.inst.Bridge()),
 		DataDir: r.inst.Dir, PodCIDRs: r.settings.Node(), CgroupParent: r.inst.CgroupParent(), Labels: labels,
+		EvictionHard: evictionHard(r.settings), PressureHold: r.settings.PressureHold,
 		Lease: agentLease, Unserved: r.unserved, StateDir: r.inst.RunDir(),
 		View: access, API: access, Events: recorder.As("kubelet", r.settings.NodeName), CRI: conn, Ports: pods,
 		Proxy: services.proxy, Policies: services.policies, ClusterDNS: []netip.Addr{r.settings.DNS()},
@@ -227,6 +228,9 @@ func (r agentRun) keep(ctx context.Context, id *join.Identity, c *client.Client,
 	})
 	moved := make(chan struct{}, 1)
 	services.onMoved = func() {
+		if n := c.Leave(notHere()); n > 0 { // nothing comes by them any more: no need to find that out by silence
+			r.log.Warn("connections with the cluster's servers are made anew: their addresses are gone from this machine", "count", n)
+		}
 		if now := r.address(c); now.IsValid() { // a link that is down for a while is no new address
 			node.SetAddresses(now, nodeAddress6(r.settings, r.inst.Bridge()))
 		}
@@ -327,6 +331,18 @@ func (r agentRun) address(c *client.Client) netip.Addr {
 		}
 	}
 	return netip.Addr{}
+}
+
+// notHere says which addresses are none of this machine's, as it is now. If they cannot be read, none is.
+func notHere() func(netip.Addr) bool {
+	all, err := net.InterfaceAddrs()
+	here := map[netip.Addr]bool{}
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			here[p.Addr().Unmap()] = true
+		}
+	}
+	return func(a netip.Addr) bool { return err == nil && len(here) > 0 && !here[a.WithZone("")] }
 }
 
 // unserved says whether all servers' machines are there and say that no server runs: then nobody takes this node for lost, and a server that starts begins to
