@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"sampan.dev/internal/agent/pressure"
 )
 
 // admit says whether a pod has, or gets, its place on this node. One that has run here before keeps it.
@@ -31,7 +33,11 @@ func (a *Agent) admit(w *worker, pod *corev1.Pod, seen Observed) bool {
 		for _, o := range a.admitted {
 			others = append(others, o)
 		}
-		if reason, message := refuse(pod, others, a.node.last()); reason != "" {
+		reason, message := pressure.Reason, pressure.Refuses(a.relief.conditions(), pod, qosOf(pod))
+		if message == "" {
+			reason, message = refuse(pod, others, a.node.last())
+		}
+		if reason != "" {
 			w.mu.Lock()
 			w.work.Rejected = &Failure{Reason: reason, Message: "Pod was rejected: " + message, At: time.Now()}
 			w.mu.Unlock()

@@ -35,6 +35,7 @@ import (
 
 	"sampan.dev/internal/agent/cgroup"
 	"sampan.dev/internal/agent/logs"
+	"sampan.dev/internal/agent/pressure"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/podnet"
 	"sampan.dev/internal/volume"
@@ -141,6 +142,9 @@ type Config struct {
 	ResolvConf    string       // the node's own; default /etc/resolv.conf
 	EtcHosts      string       // the node's own; default /etc/hosts
 
+	EvictionHard []pressure.Threshold // below which pods are evicted; nil: pressure.Default
+	PressureHold time.Duration        // how long the node says that it is short of something after it was the last time; default 5 min
+
 	MaxPods         int           // default 110
 	RestartDelay    time.Duration // after the second end of a container, doubled with each; default 10 s
 	MaxRestartDelay time.Duration // default 5 min
@@ -155,6 +159,10 @@ func (c *Config) fill() {
 	c.ClusterDomain = cmp.Or(c.ClusterDomain, "cluster.local")
 	c.ResolvConf = cmp.Or(c.ResolvConf, "/etc/resolv.conf")
 	c.EtcHosts = cmp.Or(c.EtcHosts, "/etc/hosts")
+	c.PressureHold = cmp.Or(c.PressureHold, pressureHold)
+	if c.EvictionHard == nil {
+		c.EvictionHard, _ = pressure.Parse(pressure.Default)
+	}
 	c.MaxPods = cmp.Or(c.MaxPods, 110)
 	c.Lease = cmp.Or(c.Lease, leaseDuration)
 	c.RestartDelay = cmp.Or(c.RestartDelay, 10*time.Second)
@@ -189,6 +197,7 @@ type Agent struct {
 	pulls   *puller
 	prober  *prober
 	node    *nodeKeeper
+	relief  *relief
 
 	clock func() time.Duration // the fence's
 
@@ -231,6 +240,7 @@ func New(cfg Config) *Agent {
 	a.pulls = newPuller(a)
 	a.prober = newProber(a)
 	a.node = newNodeKeeper(a)
+	a.relief = newRelief(a)
 	cfg.View.OnPod(a.podChanged)
 	cfg.View.OnConfig(a.configChanged)
 	return a
@@ -246,6 +256,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return errors.New("run agent: a listener without TLS")
 	}
 	g.Go(func() error { return a.node.run(ctx) })
+	g.Go(func() error { return a.relief.run(ctx) })
 	g.Go(func() error { return a.guard(ctx) })
 	g.Go(func() error {
 		select {

@@ -127,7 +127,11 @@ func (w *worker) cleanUp(ctx context.Context, in Input, plan Plan) error {
 	a.release(w.uid)
 	w.mu.Lock()
 	w.work.Cleaned, w.work.Prepared = plan.Clean, false
+	evicted := w.work.Evicted != nil
 	w.mu.Unlock()
+	if evicted {
+		a.relief.again() // is it enough?
+	}
 	return nil
 }
 

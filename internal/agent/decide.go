@@ -26,6 +26,10 @@ func Decide(in Input) Plan {
 		p := takeDown(in, CleanAll, false)
 		p.Ended, p.Reason = true, in.Work.Rejected
 		return p
+	case in.Work.Evicted != nil: // all of it goes, also what it wrote to containers that are kept else
+		p := takeDown(in, CleanAll, false)
+		p.Ended, p.Reason = true, in.Work.Evicted
+		return p
 	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
 		p := takeDown(in, CleanVolumes, false)
 		p.Ended = true
@@ -34,7 +38,7 @@ func Decide(in Input) Plan {
 	if in.Shutdown.takes(pod) {
 		p := takeDown(in, CleanNothing, false)
 		p.Ended = true
-		p.Reason = &Failure{Reason: shutdownReason, Message: shutdownMessage}
+		p.Reason = &Failure{Reason: shutdownReason, Message: shutdownMessage, Disrupted: true}
 		return p
 	}
 	deadline, limited := activeDeadline(pod)
@@ -197,6 +201,9 @@ func graceOf(in Input) time.Duration {
 	}
 	if in.Fenced {
 		seconds = min(seconds, fenceKill)
+	}
+	if in.Work.Evicted != nil {
+		seconds = min(seconds, evictionGrace)
 	}
 	if in.Shutdown.takes(in.Pod) {
 		seconds = min(seconds, int64(in.Shutdown.grace/time.Second))

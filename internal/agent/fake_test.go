@@ -36,6 +36,8 @@ type fakeRuntime struct {
 	calls      []string
 	starts     func(*fakeContainer)      // what a container does once it has started
 	well       func(command string) bool // what commands in containers find
+	usage      map[string]fakeUsage      // by pod
+	removed    []string                  // images
 	ignoreTERM bool
 	logs       string // DIR/logs/pods
 	streaming  string // URL of the streaming server

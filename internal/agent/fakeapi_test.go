@@ -308,10 +308,12 @@ func newPod(change ...func(*corev1.Pod)) *corev1.Pod {
 func newAgent(t *testing.T, api *fakeAPI, rt *fakeRuntime, dir string) *Agent {
 	t.Helper()
 	rt.logs = filepath.Join(dir, "logs", "pods")
+	rt.touch(0)
 	a := New(Config{
 		NodeName: "n", NodeIP: netip.MustParseAddr("192.0.2.1"), DataDir: dir, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/24")},
 		View: api, API: api, Events: api, CRI: rt, Proxy: api, Policies: guards{api},
 	})
+	a.relief.meter = &fakeMeter{} // whatever the machine that tests run on is short of
 	return a
 }
 

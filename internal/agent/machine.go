@@ -13,11 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"sampan.dev/internal/agent/pressure"
 )
 
-// capacity is what the machine has. dir is on the file system that pods' files are on.
-func capacity(dir string, maxPods int) (all, allocatable corev1.ResourceList) {
-	memory := memoryTotal()
+// capacity is what the machine has, and what of it pods may ask for: not what is kept back so that none has to be evicted. dir is on the file system that pods' files are on.
+func capacity(dir string, maxPods int, kept []pressure.Threshold) (all, allocatable corev1.ResourceList) {
+	memory := int64(meminfo("/proc")["MemTotal"])
 	all = corev1.ResourceList{
 		corev1.ResourceCPU:    *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
 		corev1.ResourceMemory: *resource.NewQuantity(memory, resource.BinarySI),
@@ -42,25 +44,26 @@ func capacity(dir string, maxPods int) (all, allocatable corev1.ResourceList) {
 		huge += n * kb << 10
 	}
 	allocatable = all.DeepCopy()
-	// What the kernel and the node's own programs need before pods would have to be evicted.
-	allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(memory-huge-100<<20, 0), resource.BinarySI)
-	allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk-disk/10, resource.DecimalSI)
+	allocatable[corev1.ResourceMemory] = *resource.NewQuantity(max(memory-huge-pressure.Reserved(kept, pressure.MemoryAvailable, memory), 0), resource.BinarySI)
+	allocatable[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk-pressure.Reserved(kept, pressure.NodeFsAvailable, disk), resource.DecimalSI)
 	return all, allocatable
 }
 
-func memoryTotal() int64 {
-	f, err := os.Open("/proc/meminfo")
+// meminfo is what the kernel says of the machine's memory, in bytes by name. proc is where /proc is.
+func meminfo(proc string) map[string]uint64 {
+	amounts := map[string]uint64{}
+	data, err := os.ReadFile(filepath.Join(proc, "meminfo"))
 	if err != nil {
-		return 0
+		return amounts
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if rest, ok := strings.CutPrefix(lines.Text(), "MemTotal:"); ok {
-			kb, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kb << 10
+	for line := range strings.Lines(string(data)) {
+		name, rest, _ := strings.Cut(line, ":")
+		if f := strings.Fields(rest); len(f) > 0 && (name == "MemTotal" || name == "MemAvailable") {
+			kb, _ := strconv.ParseUint(f[0], 10, 64)
+			amounts[name] = kb << 10
 		}
 	}
-	return 0
+	return amounts
 }
 
 // nodeInfo is what identifies the machine.
@@ -116,18 +119,7 @@ func machineUsage(proc string) (nano, working uint64) {
 			}
 		}
 	}
-	data, err := os.ReadFile(filepath.Join(proc, "meminfo"))
-	if err != nil {
-		return nano, 0
-	}
-	amounts := map[string]uint64{}
-	for line := range strings.Lines(string(data)) {
-		name, rest, _ := strings.Cut(line, ":")
-		if f := strings.Fields(rest); len(f) > 0 && (name == "MemTotal" || name == "MemAvailable") {
-			kb, _ := strconv.ParseUint(f[0], 10, 64)
-			amounts[name] = kb << 10
-		}
-	}
+	amounts := meminfo(proc)
 	if amounts["MemAvailable"] > amounts["MemTotal"] {
 		return nano, 0
 	}

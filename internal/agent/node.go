@@ -3,9 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -14,7 +12,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -34,6 +31,7 @@ const (
 type nodeKeeper struct {
 	agent *Agent
 	wake  chan struct{}
+	told  told // by the goroutine that runs it
 
 	mu      sync.Mutex // guards the fields below
 	node    *corev1.Node
@@ -48,7 +46,7 @@ type nodeKeeper struct {
 
 func newNodeKeeper(a *Agent) *nodeKeeper {
 	k := &nodeKeeper{agent: a, wake: make(chan struct{}, 1), name: "sampan", down: time.Now()}
-	k.cap, k.alloc = capacity(a.cfg.DataDir, a.cfg.MaxPods)
+	k.cap, k.alloc = capacity(a.cfg.DataDir, a.cfg.MaxPods, a.cfg.EvictionHard)
 	k.system = nodeInfo(a.cfg.Version)
 	a.volumes.Allocatable = k.allocatable
 	return k
@@ -78,9 +76,17 @@ func (k *nodeKeeper) runtimeIs(up bool) {
 	case up && !k.down.IsZero():
 		k.down = time.Time{}
 		k.again()
+		k.agent.relief.again()
 	case !up && k.down.IsZero():
 		k.down = time.Now()
 	}
+}
+
+// runtimeUp says whether the runtime is known, and answers.
+func (k *nodeKeeper) runtimeUp() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.down.IsZero()
 }
 
 // again has the node's status looked at now.
@@ -98,6 +104,7 @@ func (k *nodeKeeper) run(ctx context.Context) error {
 	defer ticker.Stop()
 	registered, configured := false, false
 	var looked, said time.Time
+	a.relief.look() // so that the node is not registered as better than it is
 	retry, woken := 100*time.Millisecond, true
 	for {
 		var failed error
@@ -121,6 +128,9 @@ func (k *nodeKeeper) run(ctx context.Context) error {
 				}
 			}
 			a.rotateLogs(ctx)
+			if now.Sub(looked) >= tick {
+				a.relief.again()
+			}
 			looked, woken = now, failed != nil
 		}
 		var soon <-chan time.Time
@@ -169,6 +179,7 @@ func (k *nodeKeeper) askRuntime(ctx context.Context) bool {
 	k.name, k.version = v.RuntimeName, v.RuntimeVersion
 	k.mu.Unlock()
 	k.runtimeIs(true)
+	a.relief.askRuntime(ctx) // so that the first status has the images
 	return true
 }
 
@@ -182,58 +193,6 @@ func (k *nodeKeeper) podCIDRs() (ranges []string) {
 	return ranges
 }
 
-func (k *nodeKeeper) labels() map[string]string {
-	labels := map[string]string{
-		corev1.LabelHostname: k.agent.cfg.NodeName, corev1.LabelOSStable: runtime.GOOS, corev1.LabelArchStable: runtime.GOARCH,
-		"beta.kubernetes.io/os": runtime.GOOS, "beta.kubernetes.io/arch": runtime.GOARCH,
-	}
-	maps.Copy(labels, k.agent.cfg.Labels)
-	return labels
-}
-
-// register makes the Node, or brings labels and pod range of the one that is there up to date.
-func (k *nodeKeeper) register(ctx context.Context) error {
-	a := k.agent
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.cfg.NodeName, Labels: k.labels()}, Spec: corev1.NodeSpec{Taints: a.cfg.Taints}}
-	if len(a.cfg.PodCIDRs) > 0 {
-		node.Spec.PodCIDRs = k.podCIDRs()
-		node.Spec.PodCIDR = node.Spec.PodCIDRs[0]
-	}
-	a.announceFence(node)
-	k.fillStatus(node, time.Now())
-	made, err := a.cfg.API.CreateNode(ctx, node)
-	if apierrors.IsAlreadyExists(err) {
-		made, err = a.cfg.API.Node(ctx, a.cfg.NodeName)
-		if err == nil && made.Status.NodeInfo.BootID != "" && made.Status.NodeInfo.BootID != k.system.BootID {
-			a.cfg.Events.Record(k.ref(), corev1.EventTypeWarning, "Rebooted", fmt.Sprintf("Node %s has been rebooted, boot id: %s", a.cfg.NodeName, k.system.BootID))
-		}
-		change := func(n *corev1.Node) {
-			if n.Labels == nil {
-				n.Labels = map[string]string{}
-			}
-			maps.Copy(n.Labels, node.Labels)
-			a.announceFence(n)
-			if n.Spec.PodCIDR == "" {
-				n.Spec.PodCIDR, n.Spec.PodCIDRs = node.Spec.PodCIDR, node.Spec.PodCIDRs
-			}
-		}
-		if err == nil {
-			want := made.DeepCopy()
-			if change(want); !equality.Semantic.DeepEqual(want, made) {
-				made, err = a.cfg.API.UpdateNode(ctx, a.cfg.NodeName, change)
-			}
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("register node %s: %w", a.cfg.NodeName, err)
-	}
-	k.mu.Lock()
-	k.node = made
-	k.mu.Unlock()
-	a.cfg.Events.Record(k.ref(), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
-	return nil
-}
-
 // ref is how events name the node: its uid is its name, as Kubernetes' clients expect.
 func (k *nodeKeeper) ref() *corev1.ObjectReference {
 	name := k.agent.cfg.NodeName
@@ -244,10 +203,14 @@ func (k *nodeKeeper) ref() *corev1.ObjectReference {
 func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
 	a := k.agent
 	going := a.ending().on
+	short, images := a.relief.conditions(), a.relief.known()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := &node.Status
 	s.Capacity, s.Allocatable = k.cap.DeepCopy(), k.alloc.DeepCopy()
+	if images != nil {
+		s.Images = images
+	}
 	hostname := a.cfg.NodeName
 	s.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.address().String()}}
 	if v6 := a.address6(); v6.IsValid() {
@@ -268,12 +231,7 @@ func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
 	if going {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "KubeletNotReady", shutdownNode
 	}
-	for _, c := range []corev1.NodeCondition{
-		{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasSufficientMemory", Message: "kubelet has sufficient memory available"},
-		{Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasNoDiskPressure", Message: "kubelet has no disk pressure"},
-		{Type: corev1.NodePIDPressure, Status: corev1.ConditionFalse, Reason: "KubeletHasSufficientPID", Message: "kubelet has sufficient PID available"},
-		ready,
-	} {
+	for _, c := range append(shortages(short), ready) {
 		c.LastHeartbeatTime = metav1.NewTime(now).Rfc3339Copy()
 		c.LastTransitionTime = c.LastHeartbeatTime
 		i := slices.IndexFunc(s.Conditions, func(o corev1.NodeCondition) bool { return o.Type == c.Type })
@@ -298,19 +256,14 @@ func (k *nodeKeeper) update(ctx context.Context) error {
 	want := before.DeepCopy()
 	k.fillStatus(want, now)
 	if equality.Semantic.DeepEqual(timeless(want.Status), timeless(before.Status)) && now.Sub(k.wrote) < heartbeat {
+		k.tell(before, before)
 		return nil
 	}
 	stored, err := a.cfg.API.UpdateNodeStatus(ctx, a.cfg.NodeName, func(n *corev1.Node) { k.fillStatus(n, now) })
 	if err != nil {
 		return fmt.Errorf("write status of node %s: %w", a.cfg.NodeName, err)
 	}
-	if was, is := readiness(before), readiness(stored); was != is {
-		reason := "NodeNotReady"
-		if is {
-			reason = "NodeReady"
-		}
-		a.cfg.Events.Record(k.ref(), corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", a.cfg.NodeName, reason))
-	}
+	k.tell(before, stored)
 	k.mu.Lock()
 	k.node, k.wrote = stored, now
 	k.mu.Unlock()

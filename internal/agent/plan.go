@@ -79,6 +79,8 @@ type Failure struct {
 	Message string
 	At      time.Time
 	Retry   time.Time
+	// Disrupted says that a pod ends for the node's sake.
+	Disrupted bool
 }
 
 // Image is what is known of the image of a container that is to be started. It is forgotten once the container has started.
@@ -92,6 +94,7 @@ type Image struct {
 // and with it nothing but the time until it is tried again.
 type Work struct {
 	Rejected  *Failure             // not admitted to this node
+	Evicted   *Failure             // made to end by this node
 	Prepared  bool                 // directories, cgroup and volumes are there
 	Unready   *Failure             // why they are not
 	NoSandbox *Failure             // why there is no sandbox

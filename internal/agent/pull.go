@@ -91,6 +91,7 @@ func (w *worker) findImage(ctx context.Context, pod *corev1.Pod, name string) er
 		say(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 			c.Image, took.Truncate(time.Millisecond), time.Since(began).Truncate(time.Millisecond), a.imageSize(life, ref)))
 		w.setImage(name, Image{Ref: ref})
+		a.relief.again() // the node has another image
 	}()
 	return nil
 }

@@ -56,16 +56,16 @@ func (s statusOf) status() corev1.PodStatus {
 		}
 	}
 	s.setConditions(&st)
-	if s.Plan.Reason != nil && s.Plan.Reason.Reason == shutdownReason {
-		markDisrupted(&st, s.Now)
+	if s.Plan.Reason != nil && s.Plan.Reason.Disrupted {
+		markDisrupted(&st, s.Plan.Reason.Message, s.Now)
 	}
 	return st
 }
 
 // markDisrupted says that the pod ends for a reason that is not its own (https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions).
-func markDisrupted(st *corev1.PodStatus, now time.Time) {
+func markDisrupted(st *corev1.PodStatus, why string, now time.Time) {
 	c := corev1.PodCondition{
-		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: shutdownMessage,
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: why,
 		LastTransitionTime: metav1.NewTime(now).Rfc3339Copy(), ObservedGeneration: st.ObservedGeneration,
 	}
 	for i := range st.Conditions {

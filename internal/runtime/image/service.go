@@ -102,7 +102,8 @@ func (s *Service) RemoveImage(_ context.Context, req *runtimeapi.RemoveImageRequ
 	return &runtimeapi.RemoveImageResponse{}, nil
 }
 
-// ImageFsInfo tells what the images take on disk.
+// ImageFsInfo tells what the images take on disk. The directory that it names changes its modification time with each name that images get or lose, and images/ below it
+// with each image that comes or goes: whoever has listed the images need not ask again while both stay.
 func (s *Service) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
 	info, err := s.store.FsInfo()
 	if err != nil {
