@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"sampan.dev/internal/agent/pressure"
 	"sampan.dev/internal/instance"
 	"sampan.dev/internal/join"
 )
@@ -114,7 +115,18 @@ func nodeFlags(cmd *cobra.Command, given *instance.Settings) {
 	f.StringSliceVar(&given.Labels, "node-labels", nil, "labels of this node, such as topology.kubernetes.io/zone=a,disk=ssd")
 	f.StringSliceVar(&given.Taints, "node-taints", nil, "taints that this node has from its first start, such as dedicated=db:NoSchedule")
 	f.Var(upstreamsValue{&given.Upstreams}, "dns-upstream", "who is asked for names outside the cluster: ADDRESS or ADDRESS:PORT, several by commas (default: those of /etc/resolv.conf)")
+	f.Var(thresholdsValue{&given.EvictionHard}, "eviction-hard", "below what is left the node evicts pods, several by commas (default "+pressure.Default+")")
+	f.DurationVar(&given.PressureHold, "eviction-pressure-transition-period", 0, "how long the node says that it is short of something after it was (default 5m0s)")
 	f.StringVar(&given.CRI, "cri", "", "use another container runtime, such as unix:///run/containerd/containerd.sock")
+}
+
+// evictionHard is below what the node evicts; nil where nothing is chosen. The flag has been checked when it was given.
+func evictionHard(s instance.Settings) []pressure.Threshold {
+	if s.EvictionHard == "" {
+		return nil
+	}
+	chosen, _ := pressure.Parse(s.EvictionHard)
+	return chosen
 }
 
 // nodeLabels reads KEY=VALUE. What only the cluster may say of a node it may not say of itself (NodeRestriction in Kubernetes).

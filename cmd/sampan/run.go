@@ -123,7 +123,7 @@ func (u *up) run(ctx context.Context) (err error) {
 		NodeName: u.settings.NodeName, NodeIP: nodeAddress(u.settings.NodeIP, gateway, u.inst.Bridge()),
 		NodeIP6: nodeAddress6(u.settings, u.inst.Bridge()),
 		DataDir: u.inst.Dir, PodCIDRs: u.settings.Node(), CgroupParent: u.inst.CgroupParent(),
-		Labels: labels, Taints: taints,
+		Labels: labels, Taints: taints, EvictionHard: evictionHard(u.settings), PressureHold: u.settings.PressureHold,
 		View: side, API: side, Events: srv.Events.As("kubelet", u.settings.NodeName), CRI: conn, Ports: pods,
 		Proxy: services.proxy, Policies: services.policies, ClusterDNS: []netip.Addr{u.settings.DNS()},
 		TLS: keys.ServerTLS([]string{u.settings.NodeName}), Listener: nodeListener,

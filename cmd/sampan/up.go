@@ -135,6 +135,9 @@ func takeFlags(cmd *cobra.Command, s *instance.Settings, given instance.Settings
 		"no-agent":                  func() { s.NoAgent = given.NoAgent },
 		"node-labels":               func() { s.Labels = given.Labels },
 		"node-taints":               func() { s.Taints = given.Taints },
+		"eviction-hard":             func() { s.EvictionHard = given.EvictionHard },
+
+		"eviction-pressure-transition-period": func() { s.PressureHold = given.PressureHold },
 	}
 	for name, apply := range set {
 		if cmd.Flags().Changed(name) {

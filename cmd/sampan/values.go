@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"sampan.dev/internal/agent/pressure"
 	"sampan.dev/internal/allocate"
 	"sampan.dev/internal/controller/loadbalancer"
 	"sampan.dev/internal/instance"
@@ -29,6 +30,26 @@ func (v addrValue) Set(s string) error {
 		return fmt.Errorf("%q is not an IPv4 address", s)
 	}
 	*v.addr = addr.Unmap()
+	return nil
+}
+
+// thresholdsValue is a flag that takes below what is left a node evicts pods, as the kubelet's of that name.
+type thresholdsValue struct{ text *string }
+
+func (v thresholdsValue) Type() string { return "mapStringString" }
+
+func (v thresholdsValue) String() string {
+	if v.text == nil {
+		return ""
+	}
+	return *v.text
+}
+
+func (v thresholdsValue) Set(s string) error {
+	if _, err := pressure.Parse(s); err != nil {
+		return err
+	}
+	*v.text = s
 	return nil
 }
 

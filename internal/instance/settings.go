@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -47,6 +48,10 @@ type Settings struct {
 	// Labels and Taints are those that the node has from its first start, as in KEY=VALUE and KEY=VALUE:EFFECT.
 	Labels []string `json:"labels,omitempty"`
 	Taints []string `json:"taints,omitempty"`
+	// EvictionHard is below what the node evicts pods, as in memory.available<100Mi; empty: as Kubernetes does. PressureHold is how long it says that it is short after it was;
+	// 0: five minutes.
+	EvictionHard string        `json:"evictionHard,omitempty"`
+	PressureHold time.Duration `json:"evictionPressureTransitionPeriod,omitempty"`
 	// NoAgent is of a server that is no node itself.
 	NoAgent bool `json:"noAgent,omitempty"`
 	// TolerationSeconds is how long pods that say nothing else stay on a node that is lost or not ready; nil: 30.
