@@ -2,10 +2,10 @@ package client_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -209,11 +209,14 @@ func TestWatchGoesOnWhenItBreaksOff(t *testing.T) {
 func TestAServerThatIsUnableIsLeft(t *testing.T) {
 	s := apiservertest.Start(t)
 	for _, code := range []int{http.StatusServiceUnavailable, http.StatusGatewayTimeout} {
-		unable := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no datastore", code) }))
-		unable.TLS = s.PKI.ServerTLS([]string{"localhost"})
-		unable.StartTLS()
+		l, err := tls.Listen("tcp", "127.0.0.1:0", s.PKI.ServerTLS([]string{"localhost"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		unable := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no datastore", code) })}
+		go unable.Serve(l)
 		defer unable.Close()
-		c, err := client.New(client.Config{Server: unable.URL, Others: []string{s.URL}, TLS: s.PKI.ClientTLS("admin", []string{auth.Masters}), Table: s.Table})
+		c, err := client.New(client.Config{Server: "https://" + l.Addr().String(), Others: []string{s.URL}, TLS: s.PKI.ClientTLS("admin", []string{auth.Masters}), Table: s.Table})
 		if err != nil {
 			t.Fatal(err)
 		}
