@@ -58,6 +58,7 @@ func Steps(table *resource.Table, c *cache.Cache, tolerations ...DefaultTolerati
 		newPriority(table, c),
 		tolerate,
 		newStorage(table, c),
+		newRuntimeClass(table, c),
 		CertificateRequests{},
 		newDefaultIngressClass(table, c),
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +20,7 @@ import (
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/core"
+	"sampan.dev/internal/resource/node"
 	"sampan.dev/internal/resource/scheduling"
 	"sampan.dev/internal/resource/storage"
 	"sampan.dev/internal/store"
@@ -64,7 +66,7 @@ type chain struct {
 
 func newChain(t *testing.T, objects ...resource.Object) *chain {
 	t.Helper()
-	c := &chain{t: t, table: resource.New(slices.Concat(core.Kinds(), scheduling.Kinds(), storage.Kinds())...), store: &fixed{later: make(chan []store.Event)}}
+	c := &chain{t: t, table: resource.New(slices.Concat(core.Kinds(), node.Kinds(), scheduling.Kinds(), storage.Kinds())...), store: &fixed{later: make(chan []store.Event)}}
 	for i, obj := range objects {
 		c.store.records = append(c.store.records, c.record(obj, store.First+int64(i)+1))
 	}
@@ -85,6 +87,9 @@ func newChain(t *testing.T, objects ...resource.Object) *chain {
 
 func (c *chain) kind(name string) *resource.Kind {
 	k, _ := c.table.ByKind(corev1.SchemeGroupVersion.WithKind(name))
+	if k == nil {
+		k, _ = c.table.ByKind(nodev1.SchemeGroupVersion.WithKind(name))
+	}
 	if k == nil {
 		k, _ = c.table.ByKind(storagev1.SchemeGroupVersion.WithKind(name))
 	}

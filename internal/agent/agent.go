@@ -29,6 +29,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -52,6 +53,8 @@ type View interface {
 	// ConfigMap and Secret return an API NotFound error for what is not there.
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	// RuntimeClass returns an API NotFound error, too.
+	RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error)
 	// Services lists the Services of a namespace.
 	Services(namespace string) []*corev1.Service
 	// OnPod calls with each change of this node's pods, in order; old is nil for a new one, new for one that is gone. What it

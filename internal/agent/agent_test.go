@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // house is an agent between a fake API and a fake runtime, in faked time.
@@ -282,6 +283,32 @@ func TestImageNames(t *testing.T) {
 	}
 }
 
+func TestARuntimeClassChoosesTheHandler(t *testing.T) {
+	live(t, func(h *house) {
+		h.api.put(newPod(func(p *corev1.Pod) { p.Spec.RuntimeClassName = new("sandboxed") }))
+		synctest.Wait()
+		h.phase(corev1.PodRunning)
+		h.rt.mu.Lock()
+		defer h.rt.mu.Unlock()
+		for _, s := range h.rt.sandboxes {
+			if s.RuntimeHandler != "runsc" {
+				h.Errorf("the runtime was asked for the handler %q", s.RuntimeHandler)
+			}
+		}
+	})
+}
+
+func TestOverheadIsPartOfAPodsGroup(t *testing.T) {
+	pod := newPod(func(p *corev1.Pod) {
+		some := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m"), corev1.ResourceMemory: resource.MustParse("64Mi")}
+		p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: some, Limits: some}
+		p.Spec.Overhead = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("250m"), corev1.ResourceMemory: resource.MustParse("16Mi")}
+	})
+	if l := podLimits(pod); l.Shares != 768 || l.Quota != 75000 || l.Memory != 80<<20 {
+		t.Errorf("its group has %+v", l)
+	}
+}
+
 func TestWhatCannotStart(t *testing.T) {
 	for name, c := range map[string]struct {
 		change          func(*corev1.Pod)
@@ -323,6 +350,10 @@ func TestWhatCannotStart(t *testing.T) {
 		"a runtime that refuses to start": {
 			fail:   map[string]error{"StartContainer": status.Error(codes.Unknown, "exec: not found")},
 			reason: "RunContainerError", message: "exec: not found", event: "Warning Failed Error: exec: not found",
+		},
+		"a runtime class that has gone": {
+			change: func(p *corev1.Pod) { p.Spec.RuntimeClassName = new("ghost") },
+			reason: "ContainerCreating", event: `Warning FailedCreatePodSandBox Failed to create pod sandbox: runtimeclasses.node.k8s.io "ghost" not found`,
 		},
 		"a runtime that makes no sandbox": {
 			fail:   map[string]error{"RunPodSandbox": status.Error(codes.Unknown, "no addresses")},

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"sampan.dev/internal/agent/cgroup"
@@ -227,8 +228,12 @@ func (w *worker) newSandbox(ctx context.Context, in Input, s NewSandbox) error {
 		// The sandbox needs its cgroup, which prepare also makes: whoever comes first makes it.
 		err = a.makeCgroup(pod)
 	}
+	handler := ""
 	if err == nil {
-		_, err = a.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: a.handler(pod)})
+		handler, err = a.handler(ctx, pod)
+	}
+	if err == nil {
+		_, err = a.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -242,7 +247,21 @@ func (w *worker) newSandbox(ctx context.Context, in Input, s NewSandbox) error {
 	return nil
 }
 
-func (a *Agent) handler(*corev1.Pod) string { return "" } // runtime classes come with their kind
+// handler is which of the runtime's handlers runs the pod, by its class; empty: the usual one.
+func (a *Agent) handler(ctx context.Context, pod *corev1.Pod) (string, error) {
+	name := pod.Spec.RuntimeClassName
+	if name == nil || *name == "" {
+		return "", nil
+	}
+	class, err := a.cfg.View.RuntimeClass(ctx, *name)
+	if apierrors.IsNotFound(err) {
+		return "", err
+	}
+	if err != nil {
+		return "", fmt.Errorf("failed to lookup RuntimeClass %s: %w", *name, err)
+	}
+	return class.Handler, nil
+}
 
 // makeCgroup makes the pod's group, and room for it among the burstable ones.
 func (a *Agent) makeCgroup(pod *corev1.Pod) error {

@@ -160,7 +160,7 @@ func (f *fakeRuntime) RunPodSandbox(_ context.Context, r *cri.RunPodSandboxReque
 	id := f.id("s")
 	f.sandboxes[id] = &cri.PodSandbox{
 		Id: id, Metadata: r.Config.Metadata, State: cri.PodSandboxState_SANDBOX_READY, CreatedAt: time.Now().UnixNano(),
-		Labels: r.Config.Labels, Annotations: r.Config.Annotations,
+		Labels: r.Config.Labels, Annotations: r.Config.Annotations, RuntimeHandler: r.RuntimeHandler,
 	}
 	return &cri.RunPodSandboxResponse{PodSandboxId: id}, nil
 }

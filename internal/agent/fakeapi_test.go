@@ -19,6 +19,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -88,6 +89,13 @@ func (f *fakeAPI) ConfigMap(_ context.Context, namespace, name string) (*corev1.
 
 func (f *fakeAPI) Secret(_ context.Context, _, name string) (*corev1.Secret, error) {
 	return nil, notFound("secrets", name)
+}
+
+func (f *fakeAPI) RuntimeClass(_ context.Context, name string) (*nodev1.RuntimeClass, error) {
+	if name != "sandboxed" {
+		return nil, apierrors.NewNotFound(nodev1.Resource("runtimeclasses"), name)
+	}
+	return &nodev1.RuntimeClass{Handler: "runsc"}, nil
 }
 
 func (f *fakeAPI) Services(namespace string) (all []*corev1.Service) {

@@ -21,7 +21,7 @@ var reading = []string{"get", "list", "watch"}
 
 // node allows a node what it needs, and to change nothing of other nodes: itself, the pods bound to it with their status, its lease, events, and of ConfigMaps,
 // Secrets and service accounts those that its pods name. What leads packets and answers for names on every node it may read of all: nodes, namespaces,
-// Services and their endpoints, network policies, and of pods the list that these select from.
+// Services and their endpoints, network policies, classes of runtimes, and of pods the list that these select from.
 func (r *Rules) node(node string, q *Request) (bool, string) {
 	switch q.Resource + "." + q.Group {
 	case "nodes.":
@@ -48,7 +48,7 @@ func (r *Rules) node(node string, q *Request) (bool, string) {
 		return nodeLease(node, q)
 	case "events.", "events.events.k8s.io":
 		return q.Subresource == "" && slices.Contains([]string{"create", "update", "patch"}, q.Verb), ""
-	case "services.", "namespaces.", "endpointslices.discovery.k8s.io", "networkpolicies.networking.k8s.io", "servicecidrs.networking.k8s.io":
+	case "services.", "namespaces.", "endpointslices.discovery.k8s.io", "networkpolicies.networking.k8s.io", "servicecidrs.networking.k8s.io", "runtimeclasses.node.k8s.io":
 		return q.Subresource == "" && slices.Contains(reading, q.Verb), ""
 	}
 	return false, ""

@@ -11,6 +11,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -46,7 +47,7 @@ type Access struct {
 	who      *auth.Identity
 	tokens   *tokens.Issuer // nil: pods get no tokens
 
-	nodes, leases, configs, secrets *resource.Kind
+	nodes, leases, configs, secrets, classes *resource.Kind
 }
 
 var (
@@ -63,7 +64,7 @@ func New(table *resource.Table, c *cache.Cache, r *registry.Registry, node strin
 	return &Access{
 		Reader: NewReader(table, c, node), registry: r,
 		who:   &auth.Identity{Name: "system:node:" + node, Groups: []string{"system:nodes", "system:authenticated"}},
-		nodes: kind("", "nodes"), configs: kind("", "configmaps"), secrets: kind("", "secrets"), leases: kind("coordination.k8s.io", "leases"),
+		nodes: kind("", "nodes"), configs: kind("", "configmaps"), secrets: kind("", "secrets"), leases: kind("coordination.k8s.io", "leases"), classes: kind("node.k8s.io", "runtimeclasses"),
 	}
 }
 
@@ -117,6 +118,15 @@ func (a *Access) Secret(_ context.Context, namespace, name string) (*corev1.Secr
 		return nil, apierrors.NewNotFound(a.secrets.GroupResource(), name)
 	}
 	return cache.Typed[*corev1.Secret](o), nil
+}
+
+// RuntimeClass implements agent.View.
+func (a *Access) RuntimeClass(_ context.Context, name string) (*nodev1.RuntimeClass, error) {
+	o := a.cache.Snapshot().Get(a.classes, "", name)
+	if o == nil {
+		return nil, apierrors.NewNotFound(a.classes.GroupResource(), name)
+	}
+	return cache.Typed[*nodev1.RuntimeClass](o), nil
 }
 
 // OnPod implements agent.View.

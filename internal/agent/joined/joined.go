@@ -16,6 +16,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -85,6 +86,13 @@ func (a *Access) ConfigMap(ctx context.Context, namespace, name string) (*corev1
 // Secret implements agent.View.
 func (a *Access) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	return get[*corev1.Secret](ctx, a.configs, ref{a.configs.secrets, namespace, name})
+}
+
+// RuntimeClass implements agent.View. It is asked for with each sandbox of such a pod: there are few, and one that has changed is to be seen.
+func (a *Access) RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return client.Get[*nodev1.RuntimeClass](ctx, a.c, "", name)
 }
 
 // Node implements agent.API.

@@ -15,6 +15,7 @@ import (
 	"sampan.dev/internal/resource/core"
 	"sampan.dev/internal/resource/discovery"
 	"sampan.dev/internal/resource/networking"
+	"sampan.dev/internal/resource/node"
 	"sampan.dev/internal/resource/policy"
 	"sampan.dev/internal/resource/scheduling"
 	"sampan.dev/internal/resource/storage"
@@ -24,6 +25,6 @@ import (
 func Table() *resource.Table {
 	return resource.New(slices.Concat(
 		core.Kinds(), apps.Kinds(), autoscaling.Kinds(), batch.Kinds(), certificates.Kinds(), coordination.Kinds(), discovery.Kinds(),
-		networking.Kinds(), policy.Kinds(), scheduling.Kinds(), storage.Kinds(),
+		networking.Kinds(), node.Kinds(), policy.Kinds(), scheduling.Kinds(), storage.Kinds(),
 	)...)
 }

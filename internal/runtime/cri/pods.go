@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,14 +16,17 @@ import (
 	"sampan.dev/internal/runtime/sandbox"
 )
 
+// handlers are the names by which pods ask for this runtime: none, and the one that others have for the same.
+var handlers = []string{"", "runc"}
+
 // RunPodSandbox makes a pod's sandbox.
 func (s *Service) RunPodSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRequest) (*runtimeapi.RunPodSandboxResponse, error) {
 	config := req.GetConfig()
 	if config.GetMetadata() == nil {
 		return nil, invalid("sandbox config must include metadata")
 	}
-	if h := req.GetRuntimeHandler(); h != "" {
-		return nil, status.Errorf(codes.InvalidArgument, "no runtime for %q is configured", h)
+	if h := req.GetRuntimeHandler(); !slices.Contains(handlers, h) {
+		return nil, status.Errorf(codes.Unknown, "failed to get sandbox runtime: no runtime for %q is configured", h)
 	}
 	sc := config.GetLinux().GetSecurityContext()
 	if sc.GetNamespaceOptions().GetUsernsOptions().GetMode() == runtimeapi.NamespaceMode_POD && sc.GetNamespaceOptions().GetUsernsOptions() != nil {
