@@ -49,6 +49,9 @@ func (a *Agent) begin(ctx context.Context) error {
 	if err := a.shareOut(); err != nil {
 		return err
 	}
+	if a.cgroups.Parent() != "" {
+		a.cfg.Events.Record(a.node.ref(), corev1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+	}
 	a.mu.Lock()
 	a.running = ctx
 	a.mu.Unlock()

@@ -58,7 +58,7 @@ func meminfo(proc string) map[string]uint64 {
 	}
 	for line := range strings.Lines(string(data)) {
 		name, rest, _ := strings.Cut(line, ":")
-		if f := strings.Fields(rest); len(f) > 0 && (name == "MemTotal" || name == "MemAvailable") {
+		if f := strings.Fields(rest); len(f) > 0 && (name == "MemTotal" || name == "MemAvailable" || name == "SwapTotal") {
 			kb, _ := strconv.ParseUint(f[0], 10, 64)
 			amounts[name] = kb << 10
 		}
@@ -79,6 +79,9 @@ func nodeInfo(version string) corev1.NodeSystemInfo {
 		Architecture:    runtime.GOARCH,
 	}
 	info.SystemUUID = cmp.Or(info.SystemUUID, info.MachineID)
+	if swap := int64(meminfo("/proc")["SwapTotal"]); swap > 0 {
+		info.Swap = &corev1.NodeSwapStatus{Capacity: &swap}
+	}
 	return info
 }
 
