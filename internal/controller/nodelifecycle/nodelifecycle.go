@@ -129,6 +129,12 @@ func (c *Controller) checkSelf() {
 
 // NodeChanged says that a node has come, changed or gone: nil is none.
 func (c *Controller) NodeChanged(name string, old, new *corev1.Node) {
+	switch {
+	case old == nil && new != nil:
+		c.events.Record(new, corev1.EventTypeNormal, "RegisteredNode", fmt.Sprintf("Node %s event: Registered Node %s in Controller", name, name))
+	case old != nil && new == nil:
+		c.events.Record(old, corev1.EventTypeNormal, "RemovingNode", fmt.Sprintf("Node %s event: Removing Node %s from Controller", name, name))
+	}
 	if new == nil {
 		c.watch.forget(name)
 	} else {

@@ -27,7 +27,8 @@ type ground struct {
 	mu     sync.Mutex // guards the fields below
 	nodes  map[string]*corev1.Node
 	pods   []*corev1.Pod
-	told   []string
+	told   []string // but for nodes that come and go, which are in known
+	known  []string
 	dead   map[string]bool
 	slow   time.Duration // each proof takes so long
 	broken bool          // the store takes nothing
@@ -97,12 +98,29 @@ func (g *ground) Prove(context.Context) error {
 func (g *ground) Record(obj runtime.Object, _, reason, message string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if reason == "RegisteredNode" || reason == "RemovingNode" {
+		g.known = append(g.known, message)
+		return
+	}
 	g.told = append(g.told, fmt.Sprintf("%s %s: %s", obj.(metav1.Object).GetName(), reason, message))
 }
 
 // say is what the agent of a node writes of it.
 func (g *ground) say(name string, ready corev1.ConditionStatus, change ...func(*corev1.Node)) {
 	g.t.Helper()
+	for {
+		err := g.put(g.said(name, ready, change...))
+		if err == nil {
+			return
+		}
+		if !apierrors.IsConflict(err) { // the controller has written it meanwhile
+			g.t.Fatal(err)
+		}
+	}
+}
+
+// said is the node as its agent would have it.
+func (g *ground) said(name string, ready corev1.ConditionStatus, change ...func(*corev1.Node)) *corev1.Node {
 	var next *corev1.Node
 	if old := g.Node(name); old != nil {
 		next = old.DeepCopy()
@@ -120,9 +138,7 @@ func (g *ground) say(name string, ready corev1.ConditionStatus, change ...func(*
 	for _, ch := range change {
 		ch(next)
 	}
-	if err := g.put(next); err != nil {
-		g.t.Error(err)
-	}
+	return next
 }
 
 // die ends the node's agent, live begins one.
@@ -247,6 +263,17 @@ func TestALostNodeIsNoticedInTenSeconds(t *testing.T) {
 		g.die("n1")
 		time.Sleep(10 * time.Second)
 		g.expect("it is lost again", "n1", corev1.ConditionUnknown, both)
+	})
+}
+
+func TestNodesThatComeAndGoAreTold(t *testing.T) {
+	during(t, Config{}, 1, func(g *ground) {
+		g.say("n1", corev1.ConditionTrue)
+		g.c.NodeChanged("n1", g.Node("n1"), nil)
+		want := []string{"Node n0 event: Registered Node n0 in Controller", "Node n1 event: Registered Node n1 in Controller", "Node n1 event: Removing Node n1 from Controller"}
+		if !slices.Equal(g.known, want) {
+			t.Errorf("told %q, want %q", g.known, want)
+		}
 	})
 }
 
@@ -381,7 +408,13 @@ func TestTaintsFollowConditions(t *testing.T) {
 			condition(n.Status.Conditions, corev1.NodeMemoryPressure).Status = corev1.ConditionTrue
 		})
 		g.expect("pressed and cordoned", "n1", corev1.ConditionTrue, "memory-pressure:NoSchedule mine:NoSchedule unschedulable:NoSchedule")
-		g.say("n1", corev1.ConditionTrue, func(n *corev1.Node) { n.Spec.Unschedulable = false })
+		g.say("n1", corev1.ConditionTrue, func(n *corev1.Node) {
+			n.Spec.Unschedulable = false
+			condition(n.Status.Conditions, corev1.NodeDiskPressure).Status = corev1.ConditionTrue
+			condition(n.Status.Conditions, corev1.NodePIDPressure).Status = corev1.ConditionTrue
+		})
+		g.expect("pressed elsewhere", "n1", corev1.ConditionTrue, "disk-pressure:NoSchedule mine:NoSchedule pid-pressure:NoSchedule")
+		g.say("n1", corev1.ConditionTrue)
 		g.expect("well", "n1", corev1.ConditionTrue, "mine:NoSchedule")
 	})
 }
