@@ -183,9 +183,16 @@ func (w *world) told(without ...string) []string {
 
 func live(t *testing.T, act func(t *testing.T, w *world)) {
 	t.Helper()
+	liveWith(t, func(w *world) Config {
+		return Config{Source: w, API: w, Recorder: func(string) Recorder { return w }, Metrics: NewMetrics()}
+	}, act)
+}
+
+func liveWith(t *testing.T, config func(w *world) Config, act func(t *testing.T, w *world)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{pods: map[loop.Key]*corev1.Pod{}, nodes: map[string]*corev1.Node{}, begun: time.Now()}
-		w.s = New(Config{Source: w, API: w, Recorder: func(string) Recorder { return w }, Metrics: NewMetrics()})
+		w.s = New(config(w))
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- w.s.Run(ctx) }()
