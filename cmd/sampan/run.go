@@ -294,6 +294,7 @@ func (u *up) openServer(ctx context.Context, metrics ...prometheus.Collector) (*
 		StoreDir: u.inst.Store(), PKI: keys, Names: []string{u.settings.NodeName, host},
 		Address:  netip.AddrPortFrom(nodeAddress(u.settings.NodeIP, network(u.inst, u.settings).Gateway(), u.inst.Bridge()), u.settings.APIPort),
 		Services: u.settings.Services(), Pods: u.settings.Pods(), TolerationSeconds: u.settings.TolerationSeconds, NodePorts: u.settings.ServicePorts, DNS: u.settings.DNS(), LoadBalancer: balanced, Metrics: metrics, Log: u.log,
+		Scheduling: u.scheduling.Config, SchedulingText: u.scheduling.text,
 	})
 	return srv, keys, err
 }

@@ -74,11 +74,15 @@ func controlPlane(use, short, long string) *cobra.Command {
 			if err := settings.Validate(); err != nil {
 				return usageError{err}
 			}
+			scheduling, err := readScheduling(settings.SchedulerConfig)
+			if err != nil {
+				return err
+			}
 			level, err := parseLevel(logLevel)
 			if err != nil {
 				return usageError{err}
 			}
-			up := &up{body: func(u *up) runner { return u.run }, inst: inst, settings: settings, token: strings.TrimSpace(token), merge: merge, kubeconfig: kubeconfigFile, out: cmd.OutOrStdout(), start: time.Now()}
+			up := &up{body: func(u *up) runner { return u.run }, inst: inst, settings: settings, scheduling: scheduling, token: strings.TrimSpace(token), merge: merge, kubeconfig: kubeconfigFile, out: cmd.OutOrStdout(), start: time.Now()}
 			if detach {
 				return up.detach(cmd.Context(), os.Args[1:])
 			}
@@ -106,6 +110,7 @@ func controlPlane(use, short, long string) *cobra.Command {
 	f.Var(portsValue{&given.ServicePorts}, "service-node-port-range", "the ports of nodes that Services take")
 	f.Var(poolsValue{&given.LoadBalancerPool}, "load-balancer-pool", "the addresses that Services of type LoadBalancer get, such as 192.0.2.100-192.0.2.120,192.0.2.128/27 (default: the nodes' own)")
 	f.BoolVar(&given.Unannounced, "load-balancer-unannounced", false, "do not answer for those addresses on the local network (ARP, neighbour advertisements): somebody else leads them here")
+	f.Var(fileValue{&given.SchedulerConfig}, "scheduler-config", "a KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1): profiles by which pods are scheduled (default: Kubernetes' own one)")
 	f.StringVar(&given.Context, "context", given.Context, "the name of the context in kubeconfig files")
 	nodeFlags(cmd, &given)
 	f.Int64Var(&toleration, "default-toleration-seconds", 30, "how long pods that say nothing else stay on a node that is lost or not ready; Kubernetes' own: 300")
@@ -132,6 +137,7 @@ func takeFlags(cmd *cobra.Command, s *instance.Settings, given instance.Settings
 		"load-balancer-pool":        func() { s.LoadBalancerPool = given.LoadBalancerPool },
 		"load-balancer-unannounced": func() { s.Unannounced = given.Unannounced },
 		"dns-upstream":              func() { s.Upstreams = given.Upstreams },
+		"scheduler-config":          func() { s.SchedulerConfig = given.SchedulerConfig },
 		"no-agent":                  func() { s.NoAgent = given.NoAgent },
 		"node-labels":               func() { s.Labels = given.Labels },
 		"node-taints":               func() { s.Taints = given.Taints },
@@ -162,6 +168,7 @@ type up struct {
 	body       func(*up) runner
 	inst       instance.Instance
 	settings   instance.Settings
+	scheduling scheduling
 	token      string // of the cluster, for a server that joins others at their datastore
 	merge      bool
 	kubeconfig string // of --kubeconfig; "" is the person's own

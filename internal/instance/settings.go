@@ -56,9 +56,11 @@ type Settings struct {
 	NoAgent bool `json:"noAgent,omitempty"`
 	// TolerationSeconds is how long pods that say nothing else stay on a node that is lost or not ready; nil: 30.
 	TolerationSeconds *int64 `json:"defaultTolerationSeconds,omitempty"`
-	CRI               string `json:"cri,omitempty"`        // an endpoint to use in place of sampan-runtime
-	Kubeconfig        string `json:"kubeconfig,omitempty"` // the file that the context was merged into, besides DIR/kubeconfig
-	Context           string `json:"context"`              // the name of that context
+	// SchedulerConfig is the path, from the root, of the scheduler's configuration, which is read at each start.
+	SchedulerConfig string `json:"schedulerConfig,omitempty"`
+	CRI             string `json:"cri,omitempty"`        // an endpoint to use in place of sampan-runtime
+	Kubeconfig      string `json:"kubeconfig,omitempty"` // the file that the context was merged into, besides DIR/kubeconfig
+	Context         string `json:"context"`              // the name of that context
 }
 
 // Datastore says which etcd, and by which files it is reached: paths from the root.
