@@ -25,7 +25,7 @@ var floors = [][]string{
 	{"internal/admission", "internal/allocate", "internal/keyring"},
 	{"internal/cache"},
 	{"internal/endpoint"},
-	{"internal/loop", "internal/leader", "internal/nft", "internal/store/local", "internal/store/etcd", "internal/store/snapshot", "internal/store/storetest", "internal/resource/kinds", "internal/pki", "internal/workload", "internal/revision"},
+	{"internal/loop", "internal/leader", "internal/nft", "internal/store/local", "internal/store/etcd", "internal/store/snapshot", "internal/store/storetest", "internal/resource/kinds", "internal/pki", "internal/workload", "internal/claim", "internal/revision"},
 	{"internal/resource/apps", "internal/resource/batch", "internal/resource/node", "internal/resource/discovery", "internal/resource/networking"},
 	{"internal/resource/core", "internal/resource/autoscaling", "internal/resource/certificates", "internal/resource/coordination", "internal/resource/policy", "internal/resource/scheduling", "internal/resource/storage", "internal/auth"},
 	{"internal/resource", "internal/store", "internal/version", "internal/token"},

@@ -1,7 +1,7 @@
 // Package statefulset keeps the pods of each StatefulSet: each at its ordinal, with a name and storage of its own, made and replaced in order.
 //
-// It watches StatefulSets, Pods and ControllerRevisions; it creates, labels and deletes Pods, keeps the ControllerRevisions of each set's
-// templates, gives and takes controller references, and writes the sets' status.
+// It watches StatefulSets, Pods and ControllerRevisions; it creates, labels and deletes Pods, creates their PersistentVolumeClaims and says whom these go with,
+// keeps the ControllerRevisions of each set's templates, gives and takes controller references, and writes the sets' status.
 // Always: no two pods of one ordinal exist; an ordered set makes a pod only when all before it are available; what is deleted is the set's own.
 package statefulset
 
@@ -21,7 +21,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/revision"
@@ -47,10 +46,12 @@ type API interface {
 	SetStatus(ctx context.Context, set *appsv1.StatefulSet, status appsv1.StatefulSetStatus) error
 }
 
-// Claims makes claims of storage.
+// Claims are the claims of storage that pods of a set have.
 type Claims interface {
-	// Ensure makes the claim, unless one of its name is there.
-	Ensure(ctx context.Context, claim *corev1.PersistentVolumeClaim) error
+	Claim(key loop.Key) *corev1.PersistentVolumeClaim // shared; nil if there is none
+	CreateClaim(ctx context.Context, c *corev1.PersistentVolumeClaim) error
+	// UpdateClaim changes exactly that version of the claim, or returns Conflict.
+	UpdateClaim(ctx context.Context, c *corev1.PersistentVolumeClaim, change func(*corev1.PersistentVolumeClaim)) (*corev1.PersistentVolumeClaim, error)
 }
 
 // Recorder tells what happened.
@@ -63,16 +64,13 @@ type Controller struct {
 	*loop.Loop
 	view   View
 	api    API
-	claims Claims // nil: claims are not served; each set that wants some is told so
+	claims Claims
 	events Recorder
-
-	mu   sync.Mutex
-	told map[loop.Key]types.UID // the sets that were told
 }
 
-// New makes the controller. Claims may be nil.
+// New makes the controller.
 func New(view View, api API, claims Claims, events Recorder, metrics *loop.Metrics, log *slog.Logger) *Controller {
-	c := &Controller{view: view, api: api, claims: claims, events: events, told: map[loop.Key]types.UID{}}
+	c := &Controller{view: view, api: api, claims: claims, events: events}
 	c.Loop = loop.New("statefulset", c.Reconcile, loop.Options{Workers: 4, Metrics: metrics, Log: log})
 	return c
 }
@@ -81,9 +79,6 @@ func New(view View, api API, claims Claims, events Recorder, metrics *loop.Metri
 func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 	set := c.view.StatefulSet(key)
 	if set == nil {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.told, key)
 		return nil // garbage collection removes what it had
 	}
 	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
@@ -94,6 +89,9 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 		return err
 	}
 	if set.DeletionTimestamp != nil {
+		if err := c.retain(ctx, set, c.members(set, selector)); err != nil {
+			return err
+		}
 		return c.status(ctx, set, c.members(set, selector), set.Status.CurrentRevision, set.Status.UpdateRevision, replicasOf(set.Status.CollisionCount))
 	}
 	h, err := c.history(ctx, set)
@@ -105,6 +103,9 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 		return err
 	}
 	pods := c.members(set, selector)
+	if err := c.retain(ctx, set, pods); err != nil {
+		return err
+	}
 	plan := Decide(set, pods, Revision{h.current.Name, current}, Revision{h.update.Name, &set.Spec.Template}, time.Now())
 	err = c.apply(ctx, set, plan)
 	if plan.changes() {
@@ -210,17 +211,9 @@ func (c *Controller) apply(ctx context.Context, set *appsv1.StatefulSet, p Plan)
 
 // create makes the claims of a pod and then the pod.
 func (c *Controller) create(ctx context.Context, set *appsv1.StatefulSet, pod *corev1.Pod) error {
-	n, _ := ordinal(set, pod)
-	for _, claim := range claims(set, n) {
-		if c.claims == nil {
-			c.tellNoClaims(set, pod, claim)
-			break
-		}
-		if err := c.claims.Ensure(ctx, claim); err != nil {
-			c.events.Record(set, corev1.EventTypeWarning, "FailedCreate",
-				fmt.Sprintf("create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, pod.Name, set.Name, err))
-			return fmt.Errorf("create claim %s: %w", claim.Name, err)
-		}
+	if err := c.ensure(ctx, set, pod); err != nil {
+		c.tell(set, "create", "Create", pod, err)
+		return err
 	}
 	err := c.api.CreatePod(ctx, pod)
 	switch {
@@ -244,18 +237,4 @@ func (c *Controller) tell(set *appsv1.StatefulSet, verb, reason string, pod *cor
 		return
 	}
 	c.events.Record(set, corev1.EventTypeNormal, "Successful"+reason, fmt.Sprintf("%s Pod %s in StatefulSet %s successful", verb, pod.Name, set.Name))
-}
-
-// tellNoClaims says once of each set that its claims are not made.
-func (c *Controller) tellNoClaims(set *appsv1.StatefulSet, pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	key := loop.Key{Namespace: set.Namespace, Name: set.Name}
-	if c.told[key] == set.UID {
-		return
-	}
-	c.told[key] = set.UID
-	c.events.Record(set, corev1.EventTypeWarning, "FailedCreate", fmt.Sprintf(
-		"create Claim %s for Pod %s in StatefulSet %s failed error: PersistentVolumeClaims are not served here; the pods are created without them",
-		claim.Name, pod.Name, set.Name))
 }

@@ -26,13 +26,15 @@ type cluster struct {
 	set       *appsv1.StatefulSet
 	pods      map[string]*corev1.Pod
 	revisions map[string]*appsv1.ControllerRevision
+	claims    map[string]*corev1.PersistentVolumeClaim
 	events    []string
 	refuse    error // of pods
+	full      error // of claims
 }
 
 func newCluster(set *appsv1.StatefulSet) (*cluster, *Controller) {
-	c := &cluster{set: set, pods: map[string]*corev1.Pod{}, revisions: map[string]*appsv1.ControllerRevision{}}
-	return c, New(c, c, nil, c, nil, nil)
+	c := &cluster{set: set, pods: map[string]*corev1.Pod{}, revisions: map[string]*appsv1.ControllerRevision{}, claims: map[string]*corev1.PersistentVolumeClaim{}}
+	return c, New(c, c, c, c, nil, nil)
 }
 
 func (c *cluster) StatefulSet(loop.Key) *appsv1.StatefulSet { return c.set }
@@ -107,6 +109,24 @@ func (c *cluster) SetStatus(_ context.Context, set *appsv1.StatefulSet, status a
 	next.Status = status
 	c.set = next
 	return nil
+}
+
+func (c *cluster) Claim(key loop.Key) *corev1.PersistentVolumeClaim { return c.claims[key.Name] }
+
+func (c *cluster) CreateClaim(_ context.Context, claim *corev1.PersistentVolumeClaim) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.full == nil {
+		c.claims[claim.Name] = claim
+	}
+	return c.full
+}
+
+func (c *cluster) UpdateClaim(_ context.Context, claim *corev1.PersistentVolumeClaim, change func(*corev1.PersistentVolumeClaim)) (*corev1.PersistentVolumeClaim, error) {
+	next := claim.DeepCopy()
+	change(next)
+	c.claims[claim.Name] = next
+	return next, nil
 }
 
 func (c *cluster) Record(_ runtime.Object, kind, reason, message string) {
@@ -268,38 +288,75 @@ func TestEventsSayWhatWasDoneAndWhatWasNot(t *testing.T) {
 	}
 }
 
-func TestASetIsToldOnceThatItsClaimsAreNotMade(t *testing.T) {
-	c, controller := newCluster(newSet(func(s *appsv1.StatefulSet) {
-		s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}}}
-	}))
-	c.run(t, controller)
-	told := slices.DeleteFunc(c.events, func(e string) bool { return !strings.HasPrefix(e, "Warning") })
-	if len(told) != 1 || !strings.HasPrefix(told[0], "Warning FailedCreate create Claim data-web-0 for Pod web-0 in StatefulSet web failed error: ") || len(c.pods) != 3 {
-		t.Errorf("%q, %d pods", told, len(c.pods))
-	}
+func withClaims(s *appsv1.StatefulSet) {
+	s.Spec.VolumeClaimTemplates = []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}}}
+}
 
-	made := &maker{}
-	c, controller = newCluster(c.set)
-	controller.claims = made
-	c.run(t, controller)
-	if !slices.Equal(made.names, []string{"data-web-0", "data-web-1", "data-web-2"}) {
-		t.Errorf("%q", made.names)
-	}
-	c, controller = newCluster(c.set)
-	controller.claims = &maker{err: errors.New("no storage")}
+func TestPodsGetTheirClaimsBeforeTheyAreMade(t *testing.T) {
+	c, controller := newCluster(newSet(withClaims, replicas(1)))
+	c.full = errors.New("quota is used up")
 	if err := controller.Reconcile(t.Context(), loop.Key{}); err == nil || len(c.pods) != 0 {
 		t.Errorf("%v, %d pods without their claims", err, len(c.pods))
 	}
+	c.full = nil
+	c.run(t, controller)
+	if c.claims["data-web-0"] == nil || len(c.pods) != 1 {
+		t.Errorf("claims %v, %d pods", c.claims, len(c.pods))
+	}
+	want := []string{
+		"Warning FailedCreate create Claim data-web-0 for Pod web-0 in StatefulSet web failed error: quota is used up",
+		"Warning FailedCreate create Pod web-0 in StatefulSet web failed error: failed to create PVC data-web-0: quota is used up",
+		"Normal SuccessfulCreate create Claim data-web-0 Pod web-0 in StatefulSet web success",
+		"Normal SuccessfulCreate create Pod web-0 in StatefulSet web successful",
+	}
+	if !slices.Equal(c.events, want) {
+		t.Errorf("%q", c.events)
+	}
+	// The pod is gone, and its claim is going: its successor waits.
+	delete(c.pods, "web-0")
+	c.claims["data-web-0"].DeletionTimestamp = new(metav1.NewTime(now))
+	if err := controller.Reconcile(t.Context(), loop.Key{}); err == nil || !strings.Contains(err.Error(), "pvc data-web-0 is being deleted") || len(c.pods) != 0 {
+		t.Errorf("%v, %d pods", err, len(c.pods))
+	}
 }
 
-type maker struct {
-	names []string
-	err   error
-}
-
-func (m *maker) Ensure(_ context.Context, claim *corev1.PersistentVolumeClaim) error {
-	m.names = append(m.names, claim.Name)
-	return m.err
+func TestClaimsGoWithWhomThePolicySays(t *testing.T) {
+	const retain, remove = appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType
+	for _, c := range []struct {
+		name               string
+		deleted, scaled    appsv1.PersistentVolumeClaimRetentionPolicyType
+		wanted, scaledAway string // kinds of the owners of the claims of a pod that is wanted, and of one that is not
+	}{
+		{"they stay", retain, retain, "", ""},
+		{"with the set", remove, retain, "StatefulSet", "StatefulSet"},
+		{"with pods that are scaled away", retain, remove, "", "Pod"},
+		{"with both", remove, remove, "StatefulSet", "Pod"},
+	} {
+		set := newSet(withClaims, replicas(1), func(s *appsv1.StatefulSet) {
+			s.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: c.deleted, WhenScaled: c.scaled}
+		})
+		for n, want := range []string{c.wanted, c.scaledAway} {
+			p := pod(fmt.Sprint(n))
+			p.UID = "its-uid"
+			claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{{Kind: "Pod", Name: p.Name, UID: "of-before"}}}}
+			refs, changed := Owners(set, p, claim)
+			kinds := ""
+			for _, r := range refs {
+				kinds += r.Kind
+			}
+			if kinds != want || !changed {
+				t.Errorf("%s: the claim of %s goes with %q, changed: %t", c.name, p.Name, kinds, changed)
+			}
+			claim.OwnerReferences = refs
+			if _, again := Owners(set, p, claim); again {
+				t.Errorf("%s: %s is changed once more", c.name, p.Name)
+			}
+			claim.OwnerReferences = []metav1.OwnerReference{{Kind: "Database", Name: "d", UID: "d", Controller: new(true)}}
+			if refs, changed := Owners(set, p, claim); changed || len(refs) != 1 {
+				t.Errorf("%s: a claim of somebody else's gets %v", c.name, refs)
+			}
+		}
+	}
 }
 
 func TestASetThatIsBeingDeletedIsOnlyCounted(t *testing.T) {

@@ -27,7 +27,7 @@ type part struct {
 // parts are the controllers of the workloads, and of what is before and behind Services.
 func parts(w *world) []part {
 	ps := []part{replicaSets(w), replicationControllers(w), deployments(w), statefulSets(w), daemonSets(w), jobController(w), cronJobController(w), expiry(w), disruptions(w), autoscalers(w), loadBalancers(w), tokenCleaner(w)}
-	return append(ps, slices.Concat(endpointParts(w), ownServices(w), serviceRanges(w), certificateRequests(w), lostNodes(w), nodeRanges(w))...)
+	return append(ps, slices.Concat(endpointParts(w), ownServices(w), serviceRanges(w), certificateRequests(w), lostNodes(w), nodeRanges(w), storageParts(w.storage))...)
 }
 
 // change is how an object has changed: old is nil if it has come (or was there at the start), new if it has gone.

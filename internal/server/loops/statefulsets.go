@@ -16,7 +16,7 @@ import (
 // statefulSets is the controller of StatefulSets.
 func statefulSets(w *world) part {
 	s := stateful{revisioned{w, w.kindOf(statefulset.Kind), w.kindOf(appsv1.SchemeGroupVersion.WithKind("ControllerRevision"))}}
-	c := statefulset.New(s, s, nil, w.Events.As("statefulset-controller", ""), w.Queues, w.Log)
+	c := statefulset.New(s, s, w.storage, w.Events.As("statefulset-controller", ""), w.Queues, w.Log)
 	return part{account: "statefulset-controller", run: c.Run, on: s.on(c.Mark, func(o resource.Object) (labels.Selector, error) {
 		return metav1.LabelSelectorAsSelector(o.(*appsv1.StatefulSet).Spec.Selector)
 	})}

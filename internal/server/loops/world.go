@@ -25,6 +25,8 @@ type world struct {
 	Config
 	pods, nodes, namespaces, accounts, configs, events *resource.Kind
 
+	storage storing
+
 	mu     sync.Mutex
 	ending map[string]struct{} // namespaces that are being deleted
 
@@ -45,6 +47,7 @@ func newWorld(c Config) *world {
 	}
 	w.pods, w.nodes, w.namespaces = core("Pod"), core("Node"), core("Namespace")
 	w.accounts, w.configs, w.events = core("ServiceAccount"), core("ConfigMap"), core("Event")
+	w.storage = newStoring(w)
 	return w
 }
 
