@@ -55,7 +55,7 @@ func finally(reason string) func(*Need, *Node) ([]string, bool) {
 // fits reports whether the node passes all filters of the pod's profile.
 func fits(n *Need, node *Node) bool {
 	for i := range n.plan.filters {
-		if !n.plan.filters[i].fits(n, node) {
+		if f := &n.plan.filters[i]; f.bit&n.idle == 0 && !f.fits(n, node) {
 			return false
 		}
 	}
@@ -65,8 +65,8 @@ func fits(n *Need, node *Node) bool {
 // refusing is the first filter that the node does not pass; nil if it passes all.
 func refusing(n *Need, node *Node) *filter {
 	for i := range n.plan.filters {
-		if !n.plan.filters[i].fits(n, node) {
-			return &n.plan.filters[i]
+		if f := &n.plan.filters[i]; f.bit&n.idle == 0 && !f.fits(n, node) {
+			return f
 		}
 	}
 	return nil
@@ -147,6 +147,9 @@ func enough(n *Need, node *Node) bool {
 		asked.memory > 0 && asked.memory > free.memory-taken.memory ||
 		asked.storage > 0 && asked.storage > free.storage-taken.storage {
 		return false
+	}
+	if len(n.checked) == 0 {
+		return true
 	}
 	for name, q := range n.checked {
 		if q > 0 && q > free.extended[name]-taken.extended[name] {

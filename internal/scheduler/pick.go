@@ -25,6 +25,7 @@ type Need struct {
 	hash      uint64                                 // of the pod's name, to break ties
 
 	plan    *plan
+	idle    Filters                       // that let the pod onto any node, whatever it is like
 	checked map[corev1.ResourceName]int64 // of what it asks for of an extended sort, what a node has to have
 
 	key         loop.Key
@@ -54,6 +55,7 @@ func needOf(pod *corev1.Pod, pl *plan, services func(string) []labels.Selector) 
 	if len(n.constraints) == 0 {
 		n.constraints = n.defaultConstraints(services)
 	}
+	n.idle = n.idleFilters()
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(pod.Namespace + "/" + pod.Name))
 	n.hash = h.Sum64()
@@ -89,12 +91,12 @@ func onlyNames(selector *corev1.NodeSelector) []string {
 
 // scored is a node that fits, while the best is looked for.
 type scored struct {
-	node                   *Node
-	fit, balance, prefer   int64
-	unwelcome, total, luck int64
-	image, company         int64
-	crowd                  int64
-	uncounted              bool // it is without a label that the pod would be spread by
+	node                 *Node
+	fit, balance, prefer int64
+	unwelcome, total     int64
+	image, company       int64
+	crowd                int64
+	uncounted            bool // it is without a label that the pod would be spread by
 }
 
 // Pick chooses the node that the pod should run on, or says why there is none. It does no I/O and reads no clock, and
@@ -130,9 +132,37 @@ func Pick(n *Need, nodes *Nodes) (*Node, *Refusal) {
 		return feasible[0].node, nil
 	}
 	score(n, nodes, feasible)
-	return slices.MaxFunc(feasible, func(a, b scored) int {
-		return cmp.Or(cmp.Compare(a.total, b.total), cmp.Compare(a.luck, b.luck), cmp.Compare(b.node.Name, a.node.Name))
-	}).node, nil
+	best := &feasible[0]
+	for i := range feasible {
+		if s := &feasible[i]; s.total > best.total || s.total == best.total && n.draws(s.node, best.node) > 0 {
+			best = s
+		}
+	}
+	return best.node, nil
+}
+
+// draws decides between nodes that are equally good: by the pod's name, so that they take turns, the same way each time.
+func (n *Need) draws(a, b *Node) int {
+	luck := func(node *Node) int64 { return int64(mix(n.hash^node.hash) >> 1) }
+	return cmp.Or(cmp.Compare(luck(a), luck(b)), cmp.Compare(b.Name, a.Name))
+}
+
+// idleFilters are those that the pod gives nothing to ask about.
+func (n *Need) idleFilters() (idle Filters) {
+	s := &n.Pod.Spec
+	if s.NodeName == "" {
+		idle |= byName
+	}
+	if len(n.use.ports) == 0 {
+		idle |= byPorts
+	}
+	if len(s.NodeSelector) == 0 && (s.Affinity == nil || s.Affinity.NodeAffinity == nil) && n.plan.added == nil {
+		idle |= byAffinity
+	}
+	if !slices.ContainsFunc(n.constraints, func(c constraint) bool { return c.hard }) {
+		idle |= bySpread
+	}
+	return idle
 }
 
 // named are the nodes of these names that exist.
@@ -201,7 +231,6 @@ func score(n *Need, nodes *Nodes, feasible []scored) {
 			s.crowd, counts = crowd(n, s.node, sizes)
 			s.uncounted = !counts
 		}
-		s.luck = int64(mix(n.hash^s.node.hash) >> 1)
 	}
 	for i := range feasible {
 		s := &feasible[i]
