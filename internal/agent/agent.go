@@ -204,6 +204,8 @@ type Agent struct {
 
 	clock func() time.Duration // the fence's
 
+	enforced atomic.Bool // the groups of all pods are made
+
 	unnoted atomic.Bool // pods have changed since noteGuarded has kept them
 
 	sharing sync.Mutex // held by shareOut

@@ -50,7 +50,8 @@ func (a *Agent) begin(ctx context.Context) error {
 		return err
 	}
 	if a.cgroups.Parent() != "" {
-		a.cfg.Events.Record(a.node.ref(), corev1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+		a.enforced.Store(true)
+		a.node.again()
 	}
 	a.mu.Lock()
 	a.running = ctx

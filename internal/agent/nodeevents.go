@@ -44,6 +44,7 @@ func shortages(short []corev1.NodeConditionType) (all []corev1.NodeCondition) {
 type told struct {
 	status        map[corev1.NodeConditionType]corev1.ConditionStatus
 	unschedulable bool
+	enforced      bool
 	fresh         bool // the node has been made, and is not known to be ready yet
 }
 
@@ -67,6 +68,10 @@ func (k *nodeKeeper) tell(was, is *corev1.Node) {
 				say(w.not)
 			}
 		}
+	}
+	if !k.told.enforced && k.agent.enforced.Load() { // after the node is there: the cluster itself may be new
+		k.told.enforced = true
+		k.agent.cfg.Events.Record(k.ref(), corev1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
 	}
 	if ready := readiness(is); ready != (readiness(was) && !k.told.fresh) {
 		k.told.fresh = false

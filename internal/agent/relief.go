@@ -66,7 +66,8 @@ func (r *relief) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if r.askRuntime(ctx) || r.look() {
+		news := r.askRuntime(ctx)
+		if r.look() || news {
 			r.agent.node.again()
 		}
 		if r.agent.isDraining() || r.agent.ending().on {
