@@ -288,15 +288,15 @@ func (c *constraint) about() string {
 // siblings counts, for the nodes that fit, the pods of the same controller on each and in its zone. Zones count once every node says which it is in: until then those that
 // do would look crowded beside those that do not.
 type siblings struct {
-	zones map[string]int64
-	nodes int
+	zones            map[string]int64
+	perNode, perZone float64 // what a pod on the node, and one in its zone, weighs
 }
 
 func siblingsOf(n *Need, nodes *Nodes) *siblings {
 	if n.owner == "" || len(n.constraints) > 0 || !n.plan.profile.Spread.System || n.plan.weigh.spread == 0 {
 		return nil
 	}
-	s := &siblings{nodes: len(nodes.list)}
+	s := &siblings{perNode: math.Log(float64(len(nodes.list) + 2))}
 	for _, node := range nodes.list {
 		zone, has := node.object.Labels[corev1.LabelTopologyZone]
 		if !has {
@@ -308,14 +308,15 @@ func siblingsOf(n *Need, nodes *Nodes) *siblings {
 		}
 		s.zones[zone] += int64(node.owners[n.owner])
 	}
+	s.perZone = math.Log(float64(len(s.zones) + 2))
 	return s
 }
 
 func (s *siblings) crowd(n *Need, node *Node) int64 {
-	sum := float64(node.owners[n.owner])*math.Log(float64(s.nodes+2)) + nodeSkew - 1
+	sum := float64(node.owners[n.owner])*s.perNode + nodeSkew - 1
 	if s.zones != nil {
 		zone := node.object.Labels[corev1.LabelTopologyZone]
-		sum += float64(s.zones[zone])*math.Log(float64(len(s.zones)+2)) + zoneSkew - 1
+		sum += float64(s.zones[zone])*s.perZone + zoneSkew - 1
 	}
 	return int64(math.Round(sum))
 }
