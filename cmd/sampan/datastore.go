@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -24,6 +25,7 @@ import (
 	"sampan.dev/internal/join"
 	"sampan.dev/internal/keyring"
 	"sampan.dev/internal/resource"
+	"sampan.dev/internal/resource/kinds"
 	"sampan.dev/internal/server"
 	"sampan.dev/internal/store"
 	"sampan.dev/internal/store/etcd"
@@ -93,6 +95,9 @@ func (u *up) openDatastore(ctx context.Context) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := u.belongs(ctx, st); err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
 	first, err := keyring.Share(ctx, st, u.inst.PKI(), u.token)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
@@ -103,6 +108,40 @@ func (u *up) openDatastore(ctx context.Context) (store.Store, error) {
 	}
 	u.say("datastore", "%s %s", what, strings.Join(d.Endpoints, ", "))
 	return st, nil
+}
+
+// rootCA is where each cluster says what its authority is, for the pods of a namespace that every cluster has.
+const rootCA = "/registry/configmaps/kube-system/kube-root-ca.crt"
+
+// belongs fails if a datastore without our keys holds another cluster's objects, which this server must not take for its own; or if it is empty, and this cluster's objects
+// are in a store of its own, which it would seem to have lost.
+func (u *up) belongs(ctx context.Context, st store.Store) error {
+	if _, err := st.Get(ctx, keyring.Key); !errors.Is(err, store.ErrNotFound) {
+		return nil // servers share it; whether this is one of them is seen next
+	}
+	rec, err := st.Get(ctx, rootCA)
+	where := strings.Join(u.settings.Datastore.Endpoints, ", ")
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		left, _ := os.ReadDir(u.inst.Store())
+		if _, err := keyring.Token(u.inst.PKI()); err == nil || len(left) == 0 {
+			return nil // it shared one before, or is new
+		}
+		own := u.settings
+		own.Datastore = instance.Datastore{} // what was typed is not remembered, so that the old command works as it did
+		return errors.Join(fmt.Errorf("%s is empty, and the cluster in %s has a store of its own: `sampan migrate --data-dir %s --datastore ...` moves it there; for a new cluster choose another --data-dir", where, u.inst.Dir, u.inst.Dir), u.inst.Save(own))
+	case err != nil:
+		return fmt.Errorf("look at what the datastore holds: %w", err)
+	}
+	o, err := kinds.Table().Decode(rec.Value)
+	if err != nil {
+		return fmt.Errorf("look at what the datastore holds: %w", err)
+	}
+	theirs := o.(*corev1.ConfigMap).Data["ca.crt"]
+	if ours, err := os.ReadFile(filepath.Join(u.inst.PKI(), "ca.crt")); err == nil && strings.TrimSpace(theirs) == strings.TrimSpace(string(ours)) {
+		return nil // it was moved there
+	}
+	return fmt.Errorf("%s holds the objects of another cluster, whose authority is not this server's: give an empty etcd with --datastore; if that cluster is to move to sampan, put its ca.crt and ca.key into %s first", where, u.inst.PKI())
 }
 
 // place learns this node's part of the pods' ranges from the cluster, once the server runs, and that its ranges are the cluster's.

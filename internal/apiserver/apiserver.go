@@ -63,6 +63,8 @@ type Config struct {
 	Ready map[string]func() error
 	// Slow says why writes take long, if they do: then this server is alive, but not ready. Nil: nothing is known of that.
 	Slow func() error
+	// Members says in words which members of the store answer. Nil: it has none.
+	Members func(context.Context) string
 	// Silence gives what is closed once the store has sent nothing for so long that it may be lost: watches end then, and none begins until it gives another, so that
 	// clients ask another server. Nil: that does not happen.
 	Silence    func() <-chan struct{}

@@ -31,9 +31,10 @@ type check struct {
 func (s *Server) checks(endpoint string) []check {
 	all := []check{
 		{"ping", func(context.Context) error { return nil }},
-		{"etcd", s.storeAnswers}, // what upstream's tools ask for; here it is whatever store there is
+		{"etcd", s.storeAnswers(aliveWithin)}, // what upstream's tools ask for; here it is whatever store there is
 	}
 	if endpoint == "readyz" {
+		all[1].ask = s.storeAnswers(readyWithin)
 		all = append(all, check{"informer-sync", s.cacheFilled}, check{"shutdown", s.notStopping})
 		if s.cfg.Slow != nil {
 			all = append(all, check{"store-pace", func(context.Context) error { return s.cfg.Slow() }})
@@ -45,13 +46,26 @@ func (s *Server) checks(endpoint string) []check {
 	return all
 }
 
-func (s *Server) storeAnswers(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	if _, err := s.store.Get(ctx, "health"); err != nil && !errors.Is(err, store.ErrNotFound) {
+// How long the store has to answer. A server that is not ready is not asked for a while; one that is not alive is started again by whoever looks after it, which makes no
+// store quicker.
+const (
+	readyWithin = 2 * time.Second
+	aliveWithin = 10 * time.Second
+)
+
+func (s *Server) storeAnswers(within time.Duration) func(context.Context) error {
+	return func(ctx context.Context) error {
+		asking, cancel := context.WithTimeout(ctx, within)
+		defer cancel()
+		_, err := s.store.Get(asking, "health")
+		switch {
+		case err == nil || errors.Is(err, store.ErrNotFound):
+			return nil
+		case s.cfg.Members != nil && ctx.Err() == nil:
+			return fmt.Errorf("no answer within %v (%s)", within, s.cfg.Members(ctx))
+		}
 		return err
 	}
-	return nil
 }
 
 func (s *Server) cacheFilled(context.Context) error {

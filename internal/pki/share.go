@@ -18,7 +18,7 @@ type Shared struct {
 }
 
 // ErrOther says that a directory has the keys of another cluster.
-var ErrOther = errors.New("these are the keys of another cluster")
+var ErrOther = errors.New("the keys there are of another cluster")
 
 var sharedFiles = [...]string{"sa.key", "ca.key", "ca.crt"} // the certificate last: without it the rest is of an attempt that broke off
 
@@ -53,7 +53,7 @@ func Adopt(dir string, s Shared) error {
 	case err != nil:
 		return fmt.Errorf("adopt a cluster's keys: %w", err)
 	case !bytes.Equal(have, s.Cert):
-		return fmt.Errorf("%s: %w", dir, ErrOther)
+		return fmt.Errorf("%s: %w than the datastore's: choose another --data-dir, or another --datastore", dir, ErrOther)
 	}
 	for i, part := range s.parts() {
 		path := filepath.Join(dir, sharedFiles[i])

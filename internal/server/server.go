@@ -126,7 +126,7 @@ func Open(cfg Config) (*Server, error) {
 		TLS: cfg.PKI.ServerTLS(names, kubernetesIPs(cfg.Services)...), Tokens: s.Tokens,
 		Nodes: ways, Usage: uses, Address: cfg.Address,
 		Ready: map[string]func() error{"store": s.storeWorks},
-		Slow:  slow(st), Silence: silence(st), Snapshots: &snapshots{Server: s}, Scheduling: cfg.SchedulingText,
+		Slow:  slow(st), Silence: silence(st), Members: members(st), Snapshots: &snapshots{Server: s}, Scheduling: cfg.SchedulingText,
 		Metrics: append([]prometheus.Collector{queues, schedule}, cfg.Metrics...),
 		Log:     cfg.Log,
 	})
@@ -181,6 +181,14 @@ func slow(st store.Store) func() error {
 func silence(st store.Store) func() <-chan struct{} {
 	if s, ok := st.(interface{ Silence() <-chan struct{} }); ok {
 		return s.Silence
+	}
+	return nil
+}
+
+// members asks the store how its members are, if it has some.
+func members(st store.Store) func(context.Context) string {
+	if s, ok := st.(interface{ WhoAnswers(context.Context) string }); ok {
+		return s.WhoAnswers
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"time"
@@ -14,6 +15,8 @@ const (
 
 // Pace notes how long it takes to get writes onto disk, so that a slow disk can be told from other trouble. Its zero value is ready.
 type Pace struct {
+	Of string // what is slow then; default: the disk
+
 	mu    sync.Mutex
 	next  int
 	begun map[int]time.Time // under way
@@ -49,11 +52,12 @@ func (p *Pace) Slow() error {
 	for _, t := range p.begun {
 		longest = max(longest, time.Since(t))
 	}
+	what := cmp.Or(p.Of, "the disk")
 	switch {
 	case longest >= slowWrite:
-		return fmt.Errorf("the disk is slow: a write has been waiting for it for %v", longest.Round(100*time.Millisecond))
+		return fmt.Errorf("%s is slow: a write has been waiting for it for %v", what, longest.Round(100*time.Millisecond))
 	case !p.ended.IsZero() && time.Since(p.ended) < tellSlow:
-		return fmt.Errorf("the disk is slow: %v ago a write took %v", time.Since(p.ended).Round(time.Second), p.last.Round(100*time.Millisecond))
+		return fmt.Errorf("%s is slow: %v ago a write took %v", what, time.Since(p.ended).Round(time.Second), p.last.Round(100*time.Millisecond))
 	}
 	return nil
 }

@@ -3,8 +3,11 @@ package e2e
 import (
 	"context"
 	"net/http"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,19 +24,20 @@ type fleet struct {
 	servers []*cluster
 	callers []*caller
 	agent   *cluster
-	flags   []string
+	node    string // of the agent
+	since   string // since when it is Ready
 }
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
 	f := &fleet{t: t, store: newDatastore(t, "swdb", "192.168.91", 3)}
-	f.flags = append(f.store.flags(), "--no-agent", "--merge-kubeconfig=false", "--log-level=info")
+	flags := append(f.store.flags(), "--no-agent", "--merge-kubeconfig=false", "--log-level=info")
 	var addrs []string
 	for i, name := range []string{"s1", "s2", "s3"} {
 		m := newMachine(t, name, "sws", "192.168.90.2"+name[1:])
 		m.reachesStore(f.store, "192.168.91.2"+name[1:])
 		s := m.node(t)
-		s.args = append([]string{"--node-name=" + name, "--node-ip=" + m.addr}, f.flags...)
+		s.args = append([]string{"--node-name=" + name, "--node-ip=" + m.addr}, flags...)
 		words := append([]string{"server", "--detach"}, s.args...)
 		if i > 0 {
 			words = append(words, "--token="+f.token(0))
@@ -74,6 +78,12 @@ func (f *fleet) leader(asked int) int {
 	}
 	name, _, _ := strings.Cut(*lease.Spec.HolderIdentity, "_")
 	return slices.IndexFunc(f.servers, func(s *cluster) bool { return s.on.name == name })
+}
+
+// leads is who holds the Lease, and the how manieth that is.
+func (f *fleet) leads() string {
+	f.t.Helper()
+	return f.servers[f.alive()].kubectl("get", "lease", "-n", "kube-system", "sampan-control-loops", "-o", "jsonpath={.spec.holderIdentity} {.spec.leaseTransitions}")
 }
 
 // nextLeader waits until one leads that did not.
@@ -119,18 +129,54 @@ func (c *cluster) server() int {
 	return inst.Running()
 }
 
-// nothingHappened fails if the node has been taken for lost, or a pod evicted, since the mark.
-func (f *fleet) nothingHappened(what string) {
+// ready waits until a node is Ready, and notes since when it has been so.
+func (f *fleet) ready(node string) {
+	f.t.Helper()
+	f.node = node
+	s := f.servers[f.alive()]
+	s.kubectl("wait", "--for=condition=Ready", "node/"+node, "--timeout=60s")
+	f.since = s.kubectl("get", "node", node, "-o", readySince)
+}
+
+const readySince = `jsonpath={.status.conditions[?(@.type=="Ready")].status} since {.status.conditions[?(@.type=="Ready")].lastTransitionTime}`
+
+// wellAllAlong fails if the node has not been Ready since the last call of ready, or if a pod was evicted.
+func (f *fleet) wellAllAlong(when string) {
+	f.t.Helper()
+	if now := f.servers[f.alive()].kubectl("get", "node", f.node, "-o", readySince); now != f.since {
+		f.t.Errorf("%s: Ready of the node is %s, it was %s", when, now, f.since)
+	}
+	f.noneEvicted(when)
+}
+
+// noneEvicted fails if a pod was evicted, or is about to be.
+func (f *fleet) noneEvicted(when string) {
 	f.t.Helper()
 	s := f.servers[f.alive()]
-	s.kubectl("wait", "--for=condition=Ready", "node/a1", "--timeout=60s")
 	if out := s.kubectl("get", "events", "-A", "-o", `jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}`); strings.Contains(out, "TaintManagerEviction") {
-		f.t.Errorf("%s: a pod was evicted:\n%s", what, out)
+		f.t.Errorf("%s: a pod was evicted:\n%s", when, out)
 	}
-	if taints := s.kubectl("get", "node", "a1", "-o", "jsonpath={.spec.taints}"); taints != "" {
-		f.t.Errorf("%s: the node has taints: %s", what, taints)
+	if taints := s.kubectl("get", "node", f.node, "-o", "jsonpath={.spec.taints}"); taints != "" {
+		f.t.Errorf("%s: the node has taints: %s", when, taints)
 	}
 }
+
+// same fails if not all containers that there were run on.
+func (f *fleet) same(before string, processes []int, when string) {
+	f.t.Helper()
+	now, pids := f.runs("idle")
+	if now != before {
+		f.t.Errorf("%s: containers were\n%s\nand are\n%s", when, before, now)
+	}
+	for _, pid := range processes {
+		if !slices.Contains(pids, pid) {
+			f.t.Errorf("%s: process %d has gone", when, pid)
+		}
+	}
+}
+
+// slowPlainly is what readyz says of a store whose writes take long.
+var slowPlainly = regexp.MustCompile(`(?m)^\[-\]store-pace failed: (the disk|etcd) is slow: .*\d+(\.\d+)?s$`)
 
 const idle = `
 apiVersion: apps/v1
@@ -152,18 +198,7 @@ func TestServersOnADatastore(t *testing.T) {
 	f.servers[0].apply(idle)
 	f.servers[1].kubectl("rollout", "status", "deployment/idle", "--timeout=60s")
 	before, processes := f.runs("idle")
-	same := func(after string) {
-		t.Helper()
-		now, pids := f.runs("idle")
-		if !strings.Contains(now, before) && now != before {
-			t.Errorf("%s: containers were\n%s\nand are\n%s", after, before, now)
-		}
-		for _, pid := range processes {
-			if !slices.Contains(pids, pid) {
-				t.Errorf("%s: process %d has gone", after, pid)
-			}
-		}
-	}
+	same := func(after string) { t.Helper(); f.same(before, processes, after) }
 	reconciles := func(by int, app string) {
 		t.Helper()
 		f.servers[by].apply(strings.ReplaceAll(strings.ReplaceAll(idle, "idle", app), "replicas: 2", "replicas: 1"))
@@ -214,7 +249,7 @@ func TestServersOnADatastore(t *testing.T) {
 	same("servers lost etcd")
 	var told string
 	_ = f.callers[old].do(t.Context(), http.MethodGet, "/readyz?verbose", nil, &told)
-	contains(t, "readyz of a server that lost etcd", told, "[-]etcd failed: ")
+	contains(t, "readyz of a server that lost etcd", told, "[-]etcd failed: no answer within 2s (https://192.168.91.11:2379: ")
 	t.Logf("readyz of a server that lost etcd:\n%s", told)
 	for _, i := range lost {
 		f.servers[i].on.findStore(f.store)
@@ -223,9 +258,65 @@ func TestServersOnADatastore(t *testing.T) {
 		eventually(t, c.base+" is ready", func() bool { return c.do(t.Context(), http.MethodGet, "/readyz", nil, nil) == nil })
 	}
 	l.goesOn("they found it again")
+	f.ready("a1")
+
+	// Members of etcd stand still for two seconds, in turns: requests are slow, and that is all.
+	leads := f.leads()
+	slow := false
+	for i := range 6 {
+		m := f.store.members[i%3]
+		m.signal(t, unix.SIGSTOP)
+		over := time.After(2 * time.Second)
+		var asked sync.WaitGroup
+		for _, c := range f.callers {
+			asked.Go(func() {
+				if err := c.do(t.Context(), http.MethodGet, "/livez", nil, nil); err != nil {
+					t.Errorf("%s is not alive while a member of etcd stands still: %v", c.base, err)
+				}
+			})
+		}
+		for waiting := true; waiting; {
+			var told string
+			for _, c := range f.callers {
+				if c.do(t.Context(), http.MethodGet, "/readyz?verbose", nil, &told) != nil && slowPlainly.MatchString(told) {
+					slow = true
+				}
+			}
+			select {
+			case <-over:
+				waiting = false
+			default:
+				pause()
+			}
+		}
+		m.signal(t, unix.SIGCONT)
+		asked.Wait()
+	}
+	if !slow {
+		t.Error("no server's readyz has said that etcd is slow")
+	}
+	l.goesOn("members of etcd stood still in turns")
+	f.wellAllAlong("members of etcd stood still in turns")
+	if now := f.leads(); now != leads {
+		t.Errorf("members of etcd stood still in turns: the loops are led by %s, and were by %s", now, leads)
+	}
 	l.end()
-	f.nothingHappened("at the end of the load")
-	same("at the end of the load")
+
+	// All of them stand still, for as long as a node's lease and its pods' tolerations last.
+	for _, m := range f.store.members {
+		m.signal(t, unix.SIGSTOP)
+	}
+	time.Sleep(30 * time.Second)
+	for _, m := range f.store.members {
+		m.signal(t, unix.SIGCONT)
+	}
+	for i, c := range f.callers {
+		eventually(t, c.base+" is ready after etcd stood still", func() bool { return c.do(t.Context(), http.MethodGet, "/readyz", nil, nil) == nil })
+		reconciles(i, "after-stop-"+strconv.Itoa(i))
+	}
+	f.ready("a1")
+	f.noneEvicted("etcd stood still")
+	same("etcd stood still")
 	for _, s := range f.servers {
 		if s.server() == 0 {
 			t.Errorf("%s does not run", s.on.name)

@@ -127,6 +127,9 @@ func (c Config) tls() (*tls.Config, error) {
 			if err != nil {
 				return nil, fmt.Errorf("read the client certificate for etcd: %w", err)
 			}
+			if end := pair.Leaf.NotAfter; time.Now().After(end) {
+				return nil, fmt.Errorf("the client certificate for etcd, %s, ended on %s: put a new one there, or name another", c.Cert, end.Format(time.DateOnly))
+			}
 			return &pair, nil
 		}
 		if _, err := load(); err != nil {

@@ -95,15 +95,19 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s := &Store{cfg: cfg, client: client, security: security}
 	s.revision.Store(store.First)
+	s.pace.Of = "etcd"
 	s.base, s.end = context.WithCancelCause(context.Background())
 	s.pulse.renew, s.pulse.suspect = make(chan struct{}), make(chan struct{}, 1)
 	for {
+		if err = s.distrust(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("open etcd: %w", err), s.Close())
+		}
 		if _, err = s.current(ctx); err == nil || ctx.Err() != nil || !errors.Is(err, ErrUnanswered) {
 			break
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("open etcd: %w (%s)", err, s.whoAnswers(s.base))
+		err = fmt.Errorf("open etcd: %w (%s)", err, s.WhoAnswers(s.base))
 		return nil, errors.Join(err, s.Close())
 	}
 	s.running.Go(s.keepPulse)

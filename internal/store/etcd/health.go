@@ -3,8 +3,10 @@ package etcd
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -76,6 +78,20 @@ func (s *Store) member(ctx context.Context, endpoint string) Member {
 	return m
 }
 
+// distrust fails if all members that are there refuse this client's certificate, or show one that it does not trust: that does not pass by waiting.
+func (s *Store) distrust(ctx context.Context) error {
+	all := s.Members(ctx)
+	for _, m := range all {
+		var record tls.RecordHeaderError
+		var verification *tls.CertificateVerificationError
+		var remote *net.OpError
+		if !errors.As(m.Err, &record) && !errors.As(m.Err, &verification) && (!errors.As(m.Err, &remote) || remote.Op != "remote error") {
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no trust between etcd and this server: check the files with etcd's authority, and with the client certificate and its key (%s)", describe(all))
+}
+
 // health remembers what members said last, so that many requests that fail at once do not each ask again.
 type health struct {
 	mu      sync.Mutex
@@ -84,8 +100,8 @@ type health struct {
 	asking  sync.Mutex
 }
 
-// whoAnswers says in words which endpoints answer and what is wrong with the others.
-func (s *Store) whoAnswers(ctx context.Context) string {
+// WhoAnswers says in words which endpoints answer and what is wrong with the others.
+func (s *Store) WhoAnswers(ctx context.Context) string {
 	s.health.asking.Lock()
 	defer s.health.asking.Unlock()
 	s.health.mu.Lock()
@@ -120,7 +136,7 @@ func (s *Store) Ready(ctx context.Context) error {
 	started := time.Now()
 	resp, err := s.client.Get(ask, CompactKey, clientv3.WithCountOnly())
 	if err != nil {
-		return fmt.Errorf("%w: %w after %v (%s)", ErrUnanswered, err, time.Since(started).Round(time.Millisecond), s.whoAnswers(ctx))
+		return fmt.Errorf("%w: %w after %v (%s)", ErrUnanswered, err, time.Since(started).Round(time.Millisecond), s.WhoAnswers(ctx))
 	}
 	s.saw(resp.Header.Revision)
 	return nil

@@ -39,7 +39,7 @@ func (s *Store) read(ctx context.Context, ask func(ctx context.Context) error) e
 		case judge(err, true) == refused:
 			return translate(err)
 		case time.Since(started) > patience:
-			return fmt.Errorf("%w: %w (%s)", ErrUnanswered, err, s.whoAnswers(ctx))
+			return fmt.Errorf("%w: %w (%s)", ErrUnanswered, err, s.WhoAnswers(ctx))
 		case !wait(ctx, pause):
 			return context.Cause(ctx)
 		}

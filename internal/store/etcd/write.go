@@ -102,9 +102,9 @@ func (s *Store) commit(ctx context.Context, writes []store.Write) ([]store.Recor
 		case ctx.Err() != nil:
 			return nil, failed(writes, context.Cause(ctx))
 		case time.Since(started) > patience && missed != nil:
-			return nil, failed(writes, fmt.Errorf("%w: %w (%s)", ErrUnknown, missed, s.whoAnswers(ctx)))
+			return nil, failed(writes, fmt.Errorf("%w: %w (%s)", ErrUnknown, missed, s.WhoAnswers(ctx)))
 		case time.Since(started) > patience:
-			return nil, failed(writes, fmt.Errorf("%w: %w (%s)", ErrUnanswered, err, s.whoAnswers(ctx)))
+			return nil, failed(writes, fmt.Errorf("%w: %w (%s)", ErrUnanswered, err, s.WhoAnswers(ctx)))
 		}
 		wait(ctx, pause)
 	}
