@@ -19,7 +19,7 @@ func crowded(r *rand.Rand) (nodes []*corev1.Node, pods []*corev1.Pod, pod *corev
 		n := aNode(fmt.Sprintf("n%d", i), fmt.Sprintf("cpu=%d memory=%dGi", 1+r.IntN(3), 1+r.IntN(3)))
 		n.Status.Allocatable[corev1.ResourcePods] = resource.MustParse(fmt.Sprint(1 + r.IntN(5)))
 		if r.IntN(3) > 0 {
-			n.Labels[zone] = letter(2)
+			n.Labels[aZone] = letter(2)
 		}
 		if r.IntN(2) == 0 {
 			n.Labels["disk"] = letter(2)
@@ -36,7 +36,7 @@ func crowded(r *rand.Rand) (nodes []*corev1.Node, pods []*corev1.Pod, pod *corev
 			hostPort("", int32(80+r.IntN(2)), "TCP")(p)
 		}
 		if r.IntN(3) == 0 {
-			away(toward(letter(3), []string{zone, "kubernetes.io/hostname"}[r.IntN(2)]))(p)
+			away(toward(letter(3), []string{aZone, "kubernetes.io/hostname"}[r.IntN(2)]))(p)
 		}
 		return p
 	}
@@ -50,10 +50,10 @@ func crowded(r *rand.Rand) (nodes []*corev1.Node, pods []*corev1.Pod, pod *corev
 		pod.Spec.NodeSelector = map[string]string{"disk": letter(2)}
 	}
 	if r.IntN(3) == 0 {
-		near(toward(letter(3), zone))(pod)
+		near(toward(letter(3), aZone))(pod)
 	}
 	if r.IntN(2) == 0 {
-		spreadOver(zone, 1, corev1.DoNotSchedule)(pod)
+		spreadOver(aZone, 1, corev1.DoNotSchedule)(pod)
 	}
 	return nodes, pods, pod
 }

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-const zone = corev1.LabelTopologyZone
+const aZone = corev1.LabelTopologyZone
 
 func label(key, value string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
@@ -80,7 +80,7 @@ func town(pods ...*corev1.Pod) *Nodes {
 		return map[string]string{"team": strings.TrimSuffix(name, "-dev")}
 	}
 	for _, name := range []string{"a1", "a2", "b1"} {
-		nodes.Set(aNode(name, "cpu=100 memory=100Gi", labelled(zone, name[:1])))
+		nodes.Set(aNode(name, "cpu=100 memory=100Gi", labelled(aZone, name[:1])))
 	}
 	nodes.Set(aNode("c1", "cpu=100 memory=100Gi"))
 	for _, p := range pods {
@@ -127,34 +127,34 @@ func TestWhoseNeighboursPodsAre(t *testing.T) {
 		why  string // one of the reasons
 	}{
 		"nobody asks for anything":                        {nil, aPod("p", ""), "a1 a2 b1 c1", ""},
-		"near a pod in its zone":                          {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", near(toward("web", zone))), "a1 a2", reasonNear},
+		"near a pod in its zone":                          {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", near(toward("web", aZone))), "a1 a2", reasonNear},
 		"near a pod on its node":                          {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", near(toward("web", corev1.LabelHostname))), "a1", reasonNear},
-		"near a pod that is nowhere":                      {nil, aPod("p", "", near(toward("web", zone))), "", reasonNear},
-		"near its own kind, of which it is the first":     {nil, aPod("p", "", label("app", "web"), near(toward("web", zone))), "a1 a2 b1", reasonNear},
-		"near its own kind, of which there is one":        {[]*corev1.Pod{web("w", "b1")}, aPod("p", "", label("app", "web"), near(toward("web", zone))), "b1", reasonNear},
-		"near two that are in one place":                  {[]*corev1.Pod{web("w", "a1"), web("x", "b1"), aPod("d", "", on("a2"), label("app", "web"), label("tier", "db"))}, aPod("p", "", near(toward("web", zone), corev1.PodAffinityTerm{TopologyKey: zone, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "db"}}})), "a1 a2", reasonNear},
-		"near a pod of another namespace is not near":     {[]*corev1.Pod{web("w", "a1", within("other"))}, aPod("p", "", near(toward("web", zone))), "", reasonNear},
-		"near a pod of a namespace that is named":         {[]*corev1.Pod{web("w", "a1", within("other"))}, aPod("p", "", near(toward("web", zone, of("other")))), "a1 a2", reasonNear},
-		"near a pod of a namespace that is selected":      {[]*corev1.Pod{web("w", "b1", within("shop-dev"))}, aPod("p", "", near(toward("web", zone, inTeam))), "b1", reasonNear},
-		"away from a pod in its zone":                     {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", away(toward("web", zone))), "b1 c1", reasonAway},
+		"near a pod that is nowhere":                      {nil, aPod("p", "", near(toward("web", aZone))), "", reasonNear},
+		"near its own kind, of which it is the first":     {nil, aPod("p", "", label("app", "web"), near(toward("web", aZone))), "a1 a2 b1", reasonNear},
+		"near its own kind, of which there is one":        {[]*corev1.Pod{web("w", "b1")}, aPod("p", "", label("app", "web"), near(toward("web", aZone))), "b1", reasonNear},
+		"near two that are in one place":                  {[]*corev1.Pod{web("w", "a1"), web("x", "b1"), aPod("d", "", on("a2"), label("app", "web"), label("tier", "db"))}, aPod("p", "", near(toward("web", aZone), corev1.PodAffinityTerm{TopologyKey: aZone, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "db"}}})), "a1 a2", reasonNear},
+		"near a pod of another namespace is not near":     {[]*corev1.Pod{web("w", "a1", within("other"))}, aPod("p", "", near(toward("web", aZone))), "", reasonNear},
+		"near a pod of a namespace that is named":         {[]*corev1.Pod{web("w", "a1", within("other"))}, aPod("p", "", near(toward("web", aZone, of("other")))), "a1 a2", reasonNear},
+		"near a pod of a namespace that is selected":      {[]*corev1.Pod{web("w", "b1", within("shop-dev"))}, aPod("p", "", near(toward("web", aZone, inTeam))), "b1", reasonNear},
+		"away from a pod in its zone":                     {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", away(toward("web", aZone))), "b1 c1", reasonAway},
 		"away from a pod on its node":                     {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", away(toward("web", corev1.LabelHostname))), "a2 b1 c1", reasonAway},
-		"away from pods of all namespaces":                {[]*corev1.Pod{web("w", "a1", within("x")), web("v", "b1", within("y"))}, aPod("p", "", away(toward("web", zone, everywhere))), "c1", reasonAway},
-		"another that wants it away":                      {[]*corev1.Pod{web("w", "a1", away(toward("p", zone)))}, aPod("p", "", label("app", "p")), "b1 c1", reasonShunned},
-		"another that wants others away":                  {[]*corev1.Pod{web("w", "a1", away(toward("q", zone)))}, aPod("p", "", label("app", "p")), "a1 a2 b1 c1", ""},
-		"another namespace's that wants its own away":     {[]*corev1.Pod{web("w", "a1", within("other"), away(toward("p", zone)))}, aPod("p", "", label("app", "p")), "a1 a2 b1 c1", ""},
-		"away from its own version only":                  {[]*corev1.Pod{web("w", "a1", label("version", "1")), web("x", "b1", label("version", "2"))}, aPod("p", "", label("version", "2"), away(toward("web", zone, same))), "a1 a2 c1", reasonAway},
-		"away from other versions":                        {[]*corev1.Pod{web("w", "a1", label("version", "1")), web("x", "b1", label("version", "2"))}, aPod("p", "", label("version", "2"), away(toward("web", zone, other))), "b1 c1", reasonAway},
-		"spread over zones, and one is ahead":             {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), spreadOver(zone, 1, corev1.DoNotSchedule)), "b1", reasonSkewed},
-		"spread over zones, with room for one more":       {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), spreadOver(zone, 2, corev1.DoNotSchedule)), "a1 a2 b1", reasonUnlabeled},
-		"spread over zones, that are even":                {[]*corev1.Pod{web("w", "a1"), web("x", "b1")}, aPod("p", "", label("app", "web"), spreadOver(zone, 1, corev1.DoNotSchedule)), "a1 a2 b1", reasonUnlabeled},
+		"away from pods of all namespaces":                {[]*corev1.Pod{web("w", "a1", within("x")), web("v", "b1", within("y"))}, aPod("p", "", away(toward("web", aZone, everywhere))), "c1", reasonAway},
+		"another that wants it away":                      {[]*corev1.Pod{web("w", "a1", away(toward("p", aZone)))}, aPod("p", "", label("app", "p")), "b1 c1", reasonShunned},
+		"another that wants others away":                  {[]*corev1.Pod{web("w", "a1", away(toward("q", aZone)))}, aPod("p", "", label("app", "p")), "a1 a2 b1 c1", ""},
+		"another namespace's that wants its own away":     {[]*corev1.Pod{web("w", "a1", within("other"), away(toward("p", aZone)))}, aPod("p", "", label("app", "p")), "a1 a2 b1 c1", ""},
+		"away from its own version only":                  {[]*corev1.Pod{web("w", "a1", label("version", "1")), web("x", "b1", label("version", "2"))}, aPod("p", "", label("version", "2"), away(toward("web", aZone, same))), "a1 a2 c1", reasonAway},
+		"away from other versions":                        {[]*corev1.Pod{web("w", "a1", label("version", "1")), web("x", "b1", label("version", "2"))}, aPod("p", "", label("version", "2"), away(toward("web", aZone, other))), "b1 c1", reasonAway},
+		"spread over zones, and one is ahead":             {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), spreadOver(aZone, 1, corev1.DoNotSchedule)), "b1", reasonSkewed},
+		"spread over zones, with room for one more":       {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), spreadOver(aZone, 2, corev1.DoNotSchedule)), "a1 a2 b1", reasonUnlabeled},
+		"spread over zones, that are even":                {[]*corev1.Pod{web("w", "a1"), web("x", "b1")}, aPod("p", "", label("app", "web"), spreadOver(aZone, 1, corev1.DoNotSchedule)), "a1 a2 b1", reasonUnlabeled},
 		"spread over nodes":                               {[]*corev1.Pod{web("w", "a1"), web("x", "b1")}, aPod("p", "", label("app", "web"), spreadOver(corev1.LabelHostname, 1, corev1.DoNotSchedule)), "a2 c1", reasonSkewed},
-		"spread over more zones than there are":           {[]*corev1.Pod{web("w", "a1"), web("x", "b1")}, aPod("p", "", label("app", "web"), spreadOver(zone, 1, corev1.DoNotSchedule, func(c *corev1.TopologySpreadConstraint) { c.MinDomains = new(int32(3)) })), "", reasonSkewed},
-		"pods of another namespace do not count":          {[]*corev1.Pod{web("w", "a1", within("other"))}, aPod("p", "", label("app", "web"), spreadOver(zone, 1, corev1.DoNotSchedule)), "a1 a2 b1", reasonUnlabeled},
-		"pods that are being deleted do not count":        {[]*corev1.Pod{web("w", "a1", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} })}, aPod("p", "", label("app", "web"), spreadOver(zone, 1, corev1.DoNotSchedule)), "a1 a2 b1", reasonUnlabeled},
-		"nodes that its selector leaves out do not count": {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), selecting(zone, "a"), spreadOver(zone, 1, corev1.DoNotSchedule)), "a1 a2", ""},
-		"unless they are to":                              {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), selecting(zone, "a"), spreadOver(zone, 1, corev1.DoNotSchedule, func(c *corev1.TopologySpreadConstraint) { c.NodeAffinityPolicy = new(corev1.NodeInclusionPolicyIgnore) })), "", reasonSkewed},
-		"a wish to be spread refuses nobody":              {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), spreadOver(zone, 1, corev1.ScheduleAnyway)), "a1 a2 b1 c1", ""},
-		"a pod that is not of those counted adds nothing": {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "other"), spreadOver(zone, 1, corev1.DoNotSchedule, func(c *corev1.TopologySpreadConstraint) { c.LabelSelector.MatchLabels["app"] = "web" })), "a1 a2 b1", reasonUnlabeled},
+		"spread over more zones than there are":           {[]*corev1.Pod{web("w", "a1"), web("x", "b1")}, aPod("p", "", label("app", "web"), spreadOver(aZone, 1, corev1.DoNotSchedule, func(c *corev1.TopologySpreadConstraint) { c.MinDomains = new(int32(3)) })), "", reasonSkewed},
+		"pods of another namespace do not count":          {[]*corev1.Pod{web("w", "a1", within("other"))}, aPod("p", "", label("app", "web"), spreadOver(aZone, 1, corev1.DoNotSchedule)), "a1 a2 b1", reasonUnlabeled},
+		"pods that are being deleted do not count":        {[]*corev1.Pod{web("w", "a1", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} })}, aPod("p", "", label("app", "web"), spreadOver(aZone, 1, corev1.DoNotSchedule)), "a1 a2 b1", reasonUnlabeled},
+		"nodes that its selector leaves out do not count": {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), selecting(aZone, "a"), spreadOver(aZone, 1, corev1.DoNotSchedule)), "a1 a2", ""},
+		"unless they are to":                              {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), selecting(aZone, "a"), spreadOver(aZone, 1, corev1.DoNotSchedule, func(c *corev1.TopologySpreadConstraint) { c.NodeAffinityPolicy = new(corev1.NodeInclusionPolicyIgnore) })), "", reasonSkewed},
+		"a wish to be spread refuses nobody":              {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "web"), spreadOver(aZone, 1, corev1.ScheduleAnyway)), "a1 a2 b1 c1", ""},
+		"a pod that is not of those counted adds nothing": {[]*corev1.Pod{web("w", "a1")}, aPod("p", "", label("app", "other"), spreadOver(aZone, 1, corev1.DoNotSchedule, func(c *corev1.TopologySpreadConstraint) { c.LabelSelector.MatchLabels["app"] = "web" })), "a1 a2 b1", reasonUnlabeled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, why := fitting(c.pod, town(c.pods...))
@@ -179,10 +179,10 @@ func TestWherePodsWouldRatherBe(t *testing.T) {
 	}{
 		"rather near":                        {[]*corev1.Pod{web("w", "b1")}, aPod("p", "", rather(10, toward("web", corev1.LabelHostname))), "b1"},
 		"rather away":                        {[]*corev1.Pod{web("w", "a1"), web("x", "b1"), web("y", "c1")}, aPod("p", "", rather(-10, toward("web", corev1.LabelHostname))), "a2"},
-		"another would rather have it":       {[]*corev1.Pod{web("w", "b1", rather(10, toward("p", zone)))}, aPod("p", "", label("app", "p")), "b1"},
-		"another must have it, and has it":   {[]*corev1.Pod{web("w", "b1", near(toward("p", zone)))}, aPod("p", "", label("app", "p")), "b1"},
-		"a wish to be spread over zones":     {[]*corev1.Pod{web("w", "a1"), web("x", "a2")}, aPod("p", "", label("app", "web"), spreadOver(zone, 1, corev1.ScheduleAnyway)), "b1"},
-		"siblings are spread without a word": {[]*corev1.Pod{web("w", "a1", owned), web("x", "b1", owned), web("y", "c1", owned)}, aPod("p", "", label("app", "web"), selecting(zone, "a"), owned), "a2"},
+		"another would rather have it":       {[]*corev1.Pod{web("w", "b1", rather(10, toward("p", aZone)))}, aPod("p", "", label("app", "p")), "b1"},
+		"another must have it, and has it":   {[]*corev1.Pod{web("w", "b1", near(toward("p", aZone)))}, aPod("p", "", label("app", "p")), "b1"},
+		"a wish to be spread over zones":     {[]*corev1.Pod{web("w", "a1"), web("x", "a2")}, aPod("p", "", label("app", "web"), spreadOver(aZone, 1, corev1.ScheduleAnyway)), "b1"},
+		"siblings are spread without a word": {[]*corev1.Pod{web("w", "a1", owned), web("x", "b1", owned), web("y", "c1", owned)}, aPod("p", "", label("app", "web"), selecting(aZone, "a"), owned), "a2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			node, refusal := Pick(NeedOf(c.pod), town(c.pods...))
@@ -216,7 +216,7 @@ func TestAnImageDrawsPodsToWhereItIs(t *testing.T) {
 // What a long series of joins and parts leaves is what counting anew gives.
 func TestMembersAreCountedOnce(t *testing.T) {
 	nodes := town()
-	pod := aPod("p", "cpu=1", on("a1"), label("app", "web"), away(toward("web", zone)), func(p *corev1.Pod) {
+	pod := aPod("p", "cpu=1", on("a1"), label("app", "web"), away(toward("web", aZone)), func(p *corev1.Pod) {
 		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", UID: "rs", Controller: new(true)}}
 	})
 	node := nodes.byName["a1"]
@@ -236,7 +236,7 @@ func TestMembersAreCountedOnce(t *testing.T) {
 func TestBrothersAreSpreadWhereOnlySomeNodesSayTheirZone(t *testing.T) {
 	nodes := NewNodes()
 	nodes.Set(aNode("a", "cpu=100 memory=100Gi"))
-	nodes.Set(aNode("b", "cpu=100 memory=100Gi", labelled(zone, "z")))
+	nodes.Set(aNode("b", "cpu=100 memory=100Gi", labelled(aZone, "z")))
 	nodes.Set(aNode("c", "cpu=100 memory=100Gi"))
 	for i := range 6 {
 		pod := aPod(fmt.Sprint("p", i), "", func(p *corev1.Pod) {

@@ -279,6 +279,26 @@ func TestWhatWakesAPod(t *testing.T) {
 		{"the pod tolerates more", []any{aNode("n1", "", tainted("k", "", "NoSchedule"))}, aPod("a", ""), func(w *world) {
 			w.put(aPod("a", "", tolerating(corev1.Toleration{Operator: "Exists"})))
 		}, true},
+		{"a node that is not of the topology becomes of it", []any{aNode("n1", "")}, aPod("a", "", label("app", "web"), spreadOver(aZone, 1, corev1.DoNotSchedule)), func(w *world) {
+			w.put(aNode("n1", "", labelled(aZone, "a")))
+		}, true},
+		{"a place that is behind goes", []any{aNode("n1", "", labelled(aZone, "a")), aNode("n2", "", labelled(aZone, "b"), tainted("k", "", "NoSchedule")), aPod("x", "", label("app", "web"), on("n1"))}, aPod("a", "", label("app", "web"), spreadOver(aZone, 1, corev1.DoNotSchedule)), func(w *world) {
+			w.mu.Lock()
+			delete(w.nodes, "n2")
+			w.mu.Unlock()
+			w.s.NodeChanged("n2")
+		}, true},
+		{"a place that is behind is left out for its taint", []any{aNode("n1", "", labelled(aZone, "a")), aNode("n2", "cpu=0", labelled(aZone, "b"), tainted("k", "", "PreferNoSchedule")), aPod("x", "", label("app", "web"), on("n1"))}, aPod("a", "cpu=1m", label("app", "web"), spreadOver(aZone, 1, corev1.DoNotSchedule, func(c *corev1.TopologySpreadConstraint) {
+			c.NodeTaintsPolicy = new(corev1.NodeInclusionPolicyHonor)
+		})), func(w *world) {
+			w.put(aNode("n1", "cpu=1", labelled(aZone, "a")), aNode("n2", "cpu=0", labelled(aZone, "b"), tainted("k", "", "NoSchedule")))
+		}, true},
+		{"the pod that keeps it away has another label", []any{aNode("n1", ""), aPod("x", "", label("app", "web"), on("n1"))}, aPod("a", "", away(toward("web", corev1.LabelHostname))), func(w *world) {
+			w.put(aPod("x", "", label("app", "db"), on("n1")))
+		}, true},
+		{"the pod itself has another label", []any{aNode("n1", ""), aPod("x", "", away(toward("web", corev1.LabelHostname)), on("n1"))}, aPod("a", "", label("app", "web")), func(w *world) {
+			w.put(aPod("a", "", label("app", "db")))
+		}, true},
 		{"the node comes back", full, aPod("a", "cpu=1", selecting("disk", "ssd")), func(w *world) {
 			w.mu.Lock()
 			delete(w.nodes, "n1")

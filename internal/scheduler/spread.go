@@ -98,7 +98,7 @@ func (n *Need) counts(c *constraint, node *Node) bool {
 			return false
 		}
 	}
-	return (!c.affinity || wanted(n, node)) && (!c.taints || tolerated(n, node))
+	return (!c.affinity || n.selects(node)) && (!c.taints || tolerated(n, node))
 }
 
 func similar(c *constraint, namespace string, node *Node) (count int64) {
