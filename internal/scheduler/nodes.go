@@ -48,15 +48,13 @@ type Nodes struct {
 	demanding map[loop.Key]*member // pods that ask something of their neighbours
 	holders   map[string]int       // of each image: on how many nodes it is
 	promised  map[loop.Key]*Node   // where room is made for a pod
-	users     map[loop.Key]int     // of each claim: pods that have a node
-	shelf     *shelf               // the volumes that claims may get; nil: claims ask for nothing
 	scratch   []scored             // of Pick
 }
 
 // NewNodes is a cluster without nodes.
 func NewNodes() *Nodes {
 	return &Nodes{
-		byName: map[string]*Node{}, demanding: map[loop.Key]*member{}, holders: map[string]int{}, promised: map[loop.Key]*Node{}, users: map[loop.Key]int{},
+		byName: map[string]*Node{}, demanding: map[loop.Key]*member{}, holders: map[string]int{}, promised: map[loop.Key]*Node{},
 		Namespaces: func(string) map[string]string { return nil },
 	}
 }
