@@ -35,6 +35,7 @@ func TestWhoIsNobodySeesVersionAndHealthAlone(t *testing.T) {
 		{"POST", "/api/v1/nodes", 403, `nodes is forbidden: User \"system:anonymous\" cannot create resource \"nodes\" in API group \"\" at the cluster scope`},
 		{"GET", "/api/v1/nosuchthings", 403, `nosuchthings is forbidden`},
 		{"GET", "/metrics", 403, `forbidden: User \"system:anonymous\" cannot get path \"/metrics\"`},
+		{"GET", "/debug/pprof/heap", 403, `forbidden: User \"system:anonymous\" cannot get path \"/debug/pprof/heap\"`},
 		{"GET", "/api", 403, `forbidden: User \"system:anonymous\" cannot get path \"/api\"`},
 		{"GET", "/openapi/v2", 403, `cannot get path`},
 		{"DELETE", "/healthz", 403, `cannot delete path`},
@@ -154,6 +155,27 @@ func TestReviews(t *testing.T) {
 	_, body = c.AskAs(jane, "POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", `{"spec":{"namespace":"default"}}`)
 	if !strings.Contains(body, `"resources":["selfsubjectaccessreviews"]`) || strings.Contains(body, `"*"`) {
 		t.Error(body)
+	}
+}
+
+func TestProfilesOfTheRunningProgram(t *testing.T) {
+	c := start(t)
+	for _, q := range []struct {
+		path string
+		code int
+		want string
+	}{
+		{"/debug/pprof/", 200, "goroutine"},
+		{"/debug/pprof/goroutine?debug=1", 200, "goroutine profile: total "},
+		{"/debug/pprof/heap", 200, "\x1f\x8b"}, // gzip
+		{"/debug/pprof/profile?seconds=0.05", 200, "\x1f\x8b"},
+		{"/debug/pprof/profile?seconds=1e9", 400, "a number above 0 and up to 300 is wanted"},
+		{"/debug/pprof/nothing", 404, ""},
+		{"/debug/other", 404, ""},
+	} {
+		if response, body := c.ask("GET", q.path, ""); response.StatusCode != q.code || !strings.Contains(body, q.want) {
+			t.Errorf("%s: %d %.200q", q.path, response.StatusCode, body)
+		}
 	}
 }
 

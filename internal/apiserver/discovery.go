@@ -242,7 +242,7 @@ func (d *discovery) serveResources(s *Server, w http.ResponseWriter, r *http.Req
 
 // paths are what there is to see besides objects.
 func (d *discovery) paths() []string {
-	paths := []string{token.ConfigurationPath, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", token.KeysPath, "/readyz", "/version"}
+	paths := []string{token.ConfigurationPath, "/debug/pprof", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", token.KeysPath, "/readyz", "/version"}
 	for _, g := range d.groups {
 		if g.name == "" {
 			paths = append(paths, "/api")

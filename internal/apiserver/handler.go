@@ -93,6 +93,8 @@ func (s *Server) plain(w http.ResponseWriter, r *http.Request) error {
 		return s.health(w, r)
 	case "metrics":
 		return s.metrics.serve(w, r)
+	case "debug":
+		return s.debug(w, r)
 	case "openapi":
 		return s.openapi.serve(s, w, r)
 	case "sampan":
