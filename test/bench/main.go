@@ -28,7 +28,7 @@ import (
 const inside = "SAMPAN_BENCH_INSIDE"
 
 func main() {
-	only := flag.String("only", "", "comma-separated figures to measure: start,pods,memory,idle,rollout,services,traffic,writes,list,simulated (default: all)")
+	only := flag.String("only", "", "comma-separated figures to measure: start,pods,memory,idle,rollout,services,traffic,writes,list,simulated,fleet,huge,route,failover (default: all)")
 	idle := flag.Duration("idle", time.Minute, "how long to look at the idle cluster")
 	flag.Parse()
 	if os.Getenv(inside) == "" {
@@ -99,6 +99,8 @@ func run(ctx context.Context, only string, idle time.Duration) (err error) {
 		{"writes", b.writes},
 		{"list", b.list},
 		{"simulated", b.simulated},
+		{"fleet", func(ctx context.Context) error { return b.fleets(ctx, fleets) }},
+		{"huge", func(ctx context.Context) error { return b.fleets(ctx, huge) }},
 	} {
 		if want(part.name) {
 			if err := part.f(ctx); err != nil {
@@ -108,6 +110,14 @@ func run(ctx context.Context, only string, idle time.Duration) (err error) {
 	}
 	return nil
 }
+
+var (
+	fleets = []fleetSize{
+		{nodes: 500, pods: 3000, late: true, bind: [2]string{"2000/s", "290/s"}},
+		{nodes: 1000, pods: 30_000, steady: true, memory: "400 MB", cpu: "5 %", one: "20 ms"},
+	}
+	huge = []fleetSize{{nodes: 5000, pods: 150_000, steady: true}}
+)
 
 // bench is one cluster and a client of it.
 type bench struct {

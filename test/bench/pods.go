@@ -173,7 +173,10 @@ func (b *bench) idle(ctx context.Context, window time.Duration) error {
 }
 
 // own finds the processes of sampan itself: they run the programs of this data directory, or name it.
-func (b *bench) own() map[string]int {
+func (b *bench) own() map[string]int { return own(b.bin, b.data()) }
+
+// own are the pids of the processes of a data directory.
+func own(bin, dir string) map[string]int {
 	pids := map[string]int{}
 	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range all {
@@ -181,9 +184,9 @@ func (b *bench) own() map[string]int {
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		args := strings.Split(string(data), "\x00")
 		switch {
-		case strings.HasPrefix(filepath.Base(args[0]), "sampan-runtime") && strings.Contains(string(data), b.data()):
+		case strings.HasPrefix(filepath.Base(args[0]), "sampan-runtime") && strings.Contains(string(data), dir):
 			pids["sampan-runtime"] = pid
-		case args[0] == b.bin && len(args) > 1 && args[1] == "up" && strings.Contains(string(data), b.data()):
+		case args[0] == bin && len(args) > 1 && (args[1] == "up" || args[1] == "server") && strings.Contains(string(data), dir):
 			pids["sampan"] = pid
 		}
 	}
