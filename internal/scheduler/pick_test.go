@@ -96,6 +96,10 @@ func nodeTerm(key string, values ...string) corev1.NodeSelectorTerm {
 	return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: corev1.NodeSelectorOpIn, Values: values}}}
 }
 
+func asking(key string, op corev1.NodeSelectorOperator, values ...string) *corev1.NodeSelector {
+	return &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: op, Values: values}}}}}
+}
+
 func byNodeName(names ...string) *corev1.NodeSelector {
 	return &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
 		MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpIn, Values: names}},
@@ -175,6 +179,22 @@ func TestPick(t *testing.T) {
 			"required affinity matches a node", cluster(aNode("n1", "", labelled("zone", "a")), aNode("n2", "", labelled("zone", "b"))),
 			aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{nodeTerm("zone", "b", "c")}})), "n2", "",
 		},
+		{"a toleration of another effect does not open a node", cluster(aNode("n1", "", tainted("k", "", taint))), aPod("a", "", tolerating(corev1.Toleration{Key: "k", Operator: "Exists", Effect: "NoExecute"})), "", "0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+		{"a toleration of every key opens any", cluster(aNode("n1", "", tainted("k", "v", taint), tainted("l", "", corev1.TaintEffectNoExecute))), aPod("a", "", tolerating(corev1.Toleration{Operator: "Exists"})), "n1", ""},
+		{"a label has to be greater", cluster(aNode("n1", "", labelled("gen", "3")), aNode("n2", "", labelled("gen", "5"))), aPod("a", "", affine(asking("gen", corev1.NodeSelectorOpGt, "4"))), "n2", ""},
+		{"a label has to be less", cluster(aNode("n1", "", labelled("gen", "3")), aNode("n2", "", labelled("gen", "5"))), aPod("a", "", affine(asking("gen", corev1.NodeSelectorOpLt, "4"))), "n1", ""},
+		{"a label must not be there", cluster(aNode("n1", "", labelled("gen", "3")), aNode("n2", "")), aPod("a", "", affine(asking("gen", corev1.NodeSelectorOpDoesNotExist))), "n2", ""},
+		{"a node is left out by its name", cluster(aNode("n1", ""), aNode("n2", "")), aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"n1"}}}}}})), "n2", ""},
+		{"of several terms one has to hold", cluster(aNode("n1", "", labelled("gen", "3")), aNode("n2", "")), aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{nodeTerm("gen", "9"), nodeTerm("gen", "3")}})), "n1", ""},
+		{"a term that is empty matches nothing", cluster(aNode("n1", "")), aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{}}})), "", "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+		{"huge pages are a resource like others", cluster(aNode("n1", "cpu=9 hugepages-2Mi=4Mi"), aPod("x", "hugepages-2Mi=4Mi cpu=1", on("n1")), aNode("n2", "cpu=1 hugepages-2Mi=4Mi")), aPod("a", "hugepages-2Mi=2Mi cpu=1"), "n2", ""},
+		{"a pod as a whole may ask for more than its containers", cluster(aNode("n1", "cpu=2"), aNode("n2", "cpu=4")), aPod("a", "cpu=1", func(p *corev1.Pod) {
+			p.Spec.Resources = &corev1.ResourceRequirements{Requests: list("cpu=3")}
+		}), "n2", ""},
+		{"overhead is asked for, too", cluster(aNode("n1", "cpu=2"), aNode("n2", "cpu=4")), aPod("a", "cpu=1500m", func(p *corev1.Pod) { p.Spec.Overhead = list("cpu=1") }), "n2", ""},
+		{"the port of an init container is free once it has ended", cluster(aNode("n1", ""), aPod("x", "", on("n1"), hostPort("", 80, "TCP"))), aPod("a", "", func(p *corev1.Pod) {
+			p.Spec.InitContainers = []corev1.Container{{Ports: []corev1.ContainerPort{{HostPort: 80, Protocol: "TCP"}}}}
+		}), "n1", ""},
 		{"affinity by name looks at that node alone", cluster(aNode("n1", ""), aNode("n2", "")), aPod("a", "", affine(byNodeName("n2"))), "n2", ""},
 		{
 			"affinity by name to a node that is too small", cluster(aNode("n1", "cpu=9"), aNode("n2", "cpu=1"), aNode("n3", "cpu=9")), aPod("a", "cpu=2", affine(byNodeName("n2"))), "",

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"sampan.dev/internal/loop"
 )
 
 func priority(p int32) func(*corev1.Pod) {
@@ -72,6 +74,17 @@ func TestWhoMakesRoom(t *testing.T) {
 			[]*corev1.Pod{aPod("a1", "cpu=4", on("a"), priority(1), began(1)), aPod("b1", "cpu=4", on("b"), priority(1), began(3)), aPod("c1", "cpu=4", on("c"), priority(1), began(2))},
 			nil, aPod("p", "cpu=4", priority(10)), "b: b1", "",
 		},
+		"of equals the one that has not begun yet": {
+			[]*corev1.Pod{aPod("a1", "cpu=4", on("a"), priority(1), began(1)), aPod("b1", "cpu=4", on("b"), priority(1), began(3)), aPod("c1", "cpu=4", on("c"), priority(1))},
+			nil, aPod("p", "cpu=4", priority(10)), "c: c1", "",
+		},
+		"the longer one stays": {
+			[]*corev1.Pod{
+				aPod("a1", "cpu=2", on("a"), priority(1), began(9)), aPod("a2", "cpu=2", on("a"), priority(1), began(2)),
+				aPod("b1", "cpu=4", on("b"), priority(20)), aPod("c1", "cpu=4", on("c"), priority(20)),
+			},
+			nil, aPod("p", "cpu=2", priority(10)), "a: a1", "",
+		},
 		"rather one that no budget protects": {
 			[]*corev1.Pod{aPod("a1", "cpu=4", on("a"), priority(1), label("app", "db")), aPod("b1", "cpu=4", on("b"), priority(5)), aPod("c1", "cpu=4", on("c"), priority(20))},
 			app(labels.Set{"app": "db"}), aPod("p", "cpu=4", priority(10)), "b: b1", "",
@@ -125,6 +138,90 @@ func TestWhoMakesRoom(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestHowManyCandidatesAreLookedAt(t *testing.T) {
+	few := mine(t, args("DefaultPreemption", "{minCandidateNodesPercentage: 0, minCandidateNodesAbsolute: 1}"))
+	for name, c := range map[string]struct {
+		label func(*corev1.Pod) // of the first candidate
+		want  string
+	}{
+		"one, that breaks no budget, is enough": {label("app", "web"), "a"},
+		"one that breaks a budget is not":       {label("app", "db"), "b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nodes := three(aPod("a1", "cpu=4", on("a"), priority(5), c.label), aPod("b1", "cpu=4", on("b"), priority(4)), aPod("c1", "cpu=4", on("c"), priority(3)))
+			need := few.Need(aPod("p", "cpu=2", priority(10)))
+			_, refusal := Pick(need, nodes)
+			r := makeRoom(need, nodes, refusal, func(string) []Budget {
+				return []Budget{{Pods: labels.SelectorFromSet(labels.Set{"app": "db"})}}
+			})
+			if r.node.Name != c.want {
+				t.Errorf("room is made on %s, wanted %s", r.node.Name, c.want)
+			}
+		})
+	}
+}
+
+func nominated(node string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Status.NominatedNodeName = node }
+}
+
+func TestTheNominatedNodeComesFirst(t *testing.T) {
+	live(t, func(t *testing.T, w *world) {
+		w.put(aNode("a", "cpu=4 memory=8Gi"), aNode("b", "cpu=4 memory=8Gi"), aPod("x", "cpu=2 memory=2Gi", on("a")))
+		w.put(aPod("hinted", "cpu=1", nominated("a")))
+		synctest.Wait()
+		w.put(aPod("misled", "cpu=3", nominated("a")), aPod("lost", "cpu=1", nominated("gone")))
+		synctest.Wait()
+		for name, want := range map[string]string{"hinted": "a", "misled": "b"} {
+			if got := w.Pod(loop.Key{Namespace: "shop", Name: name}).Spec.NodeName; got != want {
+				t.Errorf("%s goes to %q, wanted %q", name, got, want)
+			}
+		}
+		if w.Pod(loop.Key{Namespace: "shop", Name: "lost"}).Spec.NodeName == "" {
+			t.Error("a node that is not there holds its pod up")
+		}
+	})
+}
+
+func TestWhileVictimsGoNobodyElseHasTo(t *testing.T) {
+	live(t, func(t *testing.T, w *world) {
+		w.put(aNode("a", "cpu=4 memory=8Gi"), aNode("b", "cpu=4 memory=8Gi"), aPod("low", "cpu=4", priority(1), on("a")), aPod("mid", "cpu=4", priority(2), on("b")))
+		synctest.Wait()
+		w.put(aPod("high", "cpu=4", priority(10)))
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		again := w.Pod(loop.Key{Namespace: "shop", Name: "high"}).DeepCopy()
+		again.Spec.Tolerations = []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}
+		w.put(again)
+		synctest.Wait()
+		diary := strings.Join(w.diary, "\n")
+		if strings.Count(diary, "is evicted") != 1 || !strings.Contains(diary, "2 Insufficient cpu. preemption: not eligible due to a terminating pod on the nominated node.") {
+			t.Error(diary)
+		}
+	})
+}
+
+func TestANominationThatHelpsNoMoreIsTakenBack(t *testing.T) {
+	live(t, func(t *testing.T, w *world) {
+		w.put(aNode("a", "cpu=4 memory=8Gi"), aPod("low", "cpu=4", priority(1), on("a")))
+		synctest.Wait()
+		w.put(aPod("mid", "cpu=4", priority(5)))
+		synctest.Wait()
+		w.put(aPod("high", "cpu=4", priority(10)))
+		w.told()
+		for name, want := range map[string]string{"mid": "", "high": "a"} {
+			if got := w.Pod(loop.Key{Namespace: "shop", Name: name}).Status.NominatedNodeName; got != want {
+				t.Errorf("%s is nominated to %q, wanted %q", name, got, want)
+			}
+		}
+		w.put(aPod("misled", "cpu=9", nominated("a")))
+		synctest.Wait()
+		if got := w.Pod(loop.Key{Namespace: "shop", Name: "misled"}).Status.NominatedNodeName; got != "" {
+			t.Errorf("who fits nowhere is still nominated to %q", got)
+		}
+	})
 }
 
 // From any cluster: whoever is let in by pushing out fits once the victims are gone, all of them are less important, and with any one of them left it does not fit.

@@ -72,6 +72,7 @@ func (w *world) Evict(_ context.Context, key loop.Key, uid types.UID, c corev1.P
 	pod = pod.DeepCopy()
 	now := metav1.Now()
 	pod.DeletionTimestamp = &now
+	pod.Status.Conditions = append(pod.Status.Conditions, c)
 	w.pods[key] = pod
 	w.note("%s is evicted: %s", key.Name, c.Reason)
 	w.s.PodChanged(key)
