@@ -23,19 +23,24 @@ func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string, p *p
 		s.recorder(pod).Record(pod, corev1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node))
 		return true
 	}
+	s.fail(ctx, pod, node, p, fmt.Errorf("binding rejected: %w", err))
+	return false
+}
+
+// fail hands a decision that could not be carried out back to the scheduler's goroutine.
+func (s *Scheduler) fail(ctx context.Context, pod *corev1.Pod, node string, p *placement, err error) {
 	if ctx.Err() != nil {
-		return false
+		return
 	}
 	// A pod that is gone, replaced or bound by another is no failure of ours: the source will show what became of it.
 	if !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		s.Log.Warn("binding refused, will try again", "pod", keyOf(pod), "node", node, "error", err)
-		s.tell(ctx, pod, corev1.PodReasonSchedulerError, fmt.Sprintf("binding rejected: %v", err))
+		s.tell(ctx, pod, corev1.PodReasonSchedulerError, err.Error())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.changed.failures = append(s.changed.failures, failure{key: keyOf(pod), placement: p})
 	s.nudge()
-	return false
 }
 
 func (s *Scheduler) tellUnschedulable(ctx context.Context, pod *corev1.Pod, message string) {

@@ -18,7 +18,7 @@ type gains map[*Node]Filters
 func (s *Scheduler) catchUp(ctx context.Context, now time.Time) {
 	s.mu.Lock()
 	changed := s.changed
-	if len(changed.pods)+len(changed.nodes)+len(changed.failures) == 0 {
+	if len(changed.pods)+len(changed.nodes)+len(changed.failures) == 0 && !changed.any() {
 		s.mu.Unlock()
 		return
 	}
@@ -45,6 +45,7 @@ func (s *Scheduler) catchUp(ctx context.Context, now time.Time) {
 	for _, f := range changed.failures {
 		s.takeBack(ctx, f, now, gained)
 	}
+	s.restock(ctx, &changed.storageMarks, now)
 	s.wakeThoseThatFit(gained, now)
 }
 
@@ -98,10 +99,11 @@ func (s *Scheduler) place(key loop.Key, pod *corev1.Pod, p *placement, gained ga
 // unplace gives back what the pod took.
 func (s *Scheduler) unplace(key loop.Key, p *placement, gained gains) {
 	delete(s.placed, key)
+	s.endStowing(key)
 	s.nodes.part(key, p.node)
 	s.nodes.take(p.node, p.use)
 	if p.node.exists {
-		gained[p.node] |= byResources | byPorts | byNeighbours | bySpread
+		gained[p.node] |= byResources | byPorts | byNeighbours | bySpread | byAlone
 	}
 }
 
@@ -196,7 +198,7 @@ func (s *Scheduler) wakeThoseThatFit(gained gains, now time.Time) {
 
 // fitsNow reports whether a node that has gained something may let the pod in. It keeps by what else the pod fails.
 func (w *waiting) fitsNow(gained gains) bool {
-	const others = byNeighbours | bySpread
+	const others = byNeighbours | bySpread | byStorage
 	for node, filters := range gained {
 		eased := w.failed & filters
 		if eased&others != 0 {

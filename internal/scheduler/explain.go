@@ -34,6 +34,7 @@ type Fault struct {
 	Shortages  []Shortage
 	Spreads    []Skew
 	Neighbours []Neighbour
+	Stores     []Stored
 }
 
 // Gap is a label that the node would need.
@@ -134,12 +135,13 @@ func Snapshot(nodes []*corev1.Node, pods []*corev1.Pod, namespaces Namespaces) *
 // Explain asks every filter of every node. Budgets may be nil: then pushing out pods breaks none. The nodes are as before when it returns.
 func Explain(n *Need, nodes *Nodes, budgets func(namespace string) []Budget) *Explanation {
 	survey(n, nodes)
+	nodes.stow(n)
 	e := &Explanation{}
-	fit := false
+	fit, whole := false, n.stowage != nil && n.stowage.why != "" // then it does not depend on the node
 	for _, node := range nodes.list {
 		o := Opinion{Node: node.Name, Cordoned: node.cordoned}
 		for i := range n.plan.filters {
-			if f := &n.plan.filters[i]; !f.fits(n, node) {
+			if f := &n.plan.filters[i]; !(whole && f.bit&byStorage != 0) && !f.fits(n, node) {
 				o.Faults = append(o.Faults, n.fault(f, node, nodes))
 			}
 		}
@@ -147,7 +149,7 @@ func Explain(n *Need, nodes *Nodes, budgets func(namespace string) []Budget) *Ex
 		e.Nodes = append(e.Nodes, o)
 	}
 	slices.SortFunc(e.Nodes, func(a, b Opinion) int { return cmp.Compare(a.Node, b.Node) })
-	if fit {
+	if fit && !whole {
 		return e
 	}
 	candidates := nodes.list
@@ -184,6 +186,8 @@ func (n *Need) fault(f *filter, node *Node, nodes *Nodes) Fault {
 		fault.Spreads = n.skews(node)
 	case byNeighbours:
 		fault.Neighbours = n.quarrels(node, nodes)
+	case byAlone, byVolumes, byZone:
+		fault.Stores = n.stores(f.bit, node, nodes)
 	}
 	return fault
 }

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"sampan.dev/internal/claim"
 	"sampan.dev/internal/loop"
 )
 
@@ -55,7 +56,45 @@ func crowded(r *rand.Rand) (nodes []*corev1.Node, pods []*corev1.Pod, pod *corev
 	if r.IntN(2) == 0 {
 		spreadOver(aZone, 1, corev1.DoNotSchedule)(pod)
 	}
+	if r.IntN(3) == 0 {
+		with("data")(pod)
+	}
 	return nodes, pods, pod
+}
+
+// stores is random storage for claims of the name data: bound, waiting for a node, for one pod alone, or not there.
+func stores(r *rand.Rand, nodes []*corev1.Node, pods []*corev1.Pod) *warehouse {
+	w := newWarehouse()
+	w.class("local", true)
+	for i := range r.IntN(4) {
+		w.volume(fmt.Sprint("v", i), "local", r.IntN(3), nodes[r.IntN(len(nodes))].Name)
+	}
+	switch r.IntN(6) {
+	case 0:
+		c := w.claim("data", "local", 1)
+		c.Spec.VolumeName, c.Annotations = "v0", map[string]string{claim.Completed: "yes"}
+		if v := w.volumes["v0"]; v != nil {
+			v.Status.Phase, v.Spec.ClaimRef = corev1.VolumeBound, &corev1.ObjectReference{Namespace: c.Namespace, Name: c.Name}
+			v.Labels = map[string]string{aZone: "a"}
+		}
+	case 1:
+		w.claim("data", "", 1)
+	case 2:
+	default:
+		c := w.claim("data", "local", 1)
+		if r.IntN(2) == 0 {
+			c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+			for _, v := range w.volumes {
+				v.Spec.AccessModes = c.Spec.AccessModes
+			}
+			for _, p := range pods {
+				if r.IntN(6) == 0 {
+					with("data")(p)
+				}
+			}
+		}
+	}
+	return w
 }
 
 func noLabels(string) map[string]string { return nil }
@@ -67,7 +106,9 @@ func TestAnExplanationSaysWhatTheSchedulerDoes(t *testing.T) {
 	told := map[string]int{}
 	for range 2000 {
 		nodes, pods, pod := crowded(r)
+		w := stores(r, nodes, pods)
 		world := Snapshot(nodes, pods, noLabels)
+		world.Stock(w, w.list())
 		e := Explain(NeedOf(pod), world, nil)
 		need := NeedOf(pod)
 		picked, refusal := Pick(need, world)
@@ -82,6 +123,9 @@ func TestAnExplanationSaysWhatTheSchedulerDoes(t *testing.T) {
 		}
 		for _, o := range e.Nodes {
 			node := world.byName[o.Node]
+			if refusal != nil && refusal.Why() != "" {
+				continue
+			}
 			f := refusing(need, node)
 			if (f == nil) != (len(o.Faults) == 0) {
 				t.Fatalf("%s: %+v, refused by %+v", o.Node, o.Faults, f)
@@ -91,7 +135,7 @@ func TestAnExplanationSaysWhatTheSchedulerDoes(t *testing.T) {
 			}
 			for _, fault := range o.Faults {
 				told[fault.Filter]++
-				if figures := len(fault.Taints) + len(fault.Gaps) + len(fault.Ports) + len(fault.Shortages) + len(fault.Spreads) + len(fault.Neighbours); figures == 0 && fault.Filter != "NodeUnschedulable" {
+				if figures := len(fault.Taints) + len(fault.Gaps) + len(fault.Ports) + len(fault.Shortages) + len(fault.Spreads) + len(fault.Neighbours) + len(fault.Stores); figures == 0 && fault.Filter != "NodeUnschedulable" {
 					t.Fatalf("%s: %s is without figures: %v", o.Node, fault.Filter, fault.Reasons)
 				}
 			}

@@ -19,8 +19,12 @@ const (
 	byResources
 	bySpread
 	byNeighbours
+	byAlone
+	byVolumes
+	byZone
 
-	everyFilter = byCordon | byName | byTaints | byAffinity | byPorts | byResources | bySpread | byNeighbours
+	byStorage   = byAlone | byVolumes | byZone
+	everyFilter = byCordon | byName | byTaints | byAffinity | byPorts | byResources | bySpread | byNeighbours | byStorage
 )
 
 // filter decides whether a node will do for a pod. It looks at this pod and this node alone, and for the last two (topology spread, inter-pod affinity)
@@ -43,6 +47,9 @@ var filters = [...]filter{
 		return []string{"node(s) didn't have free ports for the requested pod ports"}, false
 	}},
 	{byResources, "NodeResourcesFit", enough, whyNotEnough},
+	{byAlone, "VolumeRestrictions", unused, whyUsed},
+	{byVolumes, "VolumeBinding", volumesFit, whyVolumesDoNotFit},
+	{byZone, "VolumeZone", inZone, finally("node(s) had no available volume zone")},
 	{bySpread, "PodTopologySpread", even, whyUneven},
 	{byNeighbours, "InterPodAffinity", neighbourly, whyUnneighbourly},
 }

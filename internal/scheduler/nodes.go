@@ -48,13 +48,15 @@ type Nodes struct {
 	demanding map[loop.Key]*member // pods that ask something of their neighbours
 	holders   map[string]int       // of each image: on how many nodes it is
 	promised  map[loop.Key]*Node   // where room is made for a pod
+	users     map[loop.Key]int     // of each claim: pods that have a node
+	shelf     *shelf               // the volumes that claims may get; nil: claims ask for nothing
 	scratch   []scored             // of Pick
 }
 
 // NewNodes is a cluster without nodes.
 func NewNodes() *Nodes {
 	return &Nodes{
-		byName: map[string]*Node{}, demanding: map[loop.Key]*member{}, holders: map[string]int{}, promised: map[loop.Key]*Node{},
+		byName: map[string]*Node{}, demanding: map[loop.Key]*member{}, holders: map[string]int{}, promised: map[loop.Key]*Node{}, users: map[loop.Key]int{},
 		Namespaces: func(string) map[string]string { return nil },
 	}
 }
@@ -77,7 +79,7 @@ func (n *Nodes) Set(object *corev1.Node) (*Node, Filters) {
 			gained |= byResources
 		}
 		if !maps.Equal(node.object.Labels, object.Labels) {
-			gained |= byAffinity | bySpread | byNeighbours // the labels are the topologies, too
+			gained |= byAffinity | bySpread | byNeighbours | byStorage // the labels are the topologies, too
 		}
 		if !slices.EqualFunc(node.taints, object.Spec.Taints, sameTaint) {
 			gained |= byTaints | bySpread // which may leave nodes out that do not take the pod

@@ -34,11 +34,13 @@ type Need struct {
 	constraints []constraint // of its spread
 	owner       types.UID    // whose pods are spread by default; empty: nobody's
 	across      *across      // what survey has counted for the attempt under way; nil: there is nothing to count
+	claims      []usedClaim  // that its volumes are of
+	stowage     *stowage     // what they ask for, in the attempt under way; nil: nothing
 }
 
 // needOf works out what the pod asks for.
 func needOf(pod *corev1.Pod, pl *plan, services func(string) []labels.Selector) *Need {
-	n := &Need{Pod: pod, plan: pl, use: useOf(pod), required: nodeaffinity.GetRequiredNodeAffinity(pod), terms: termsOf(pod), key: keyOf(pod)}
+	n := &Need{Pod: pod, plan: pl, use: useOf(pod), required: nodeaffinity.GetRequiredNodeAffinity(pod), terms: termsOf(pod), key: keyOf(pod), claims: claimsOf(pod)}
 	n.checked = pl.checked(n.use.asked.extended)
 	if pod.Spec.Priority != nil {
 		n.priority = *pod.Spec.Priority
@@ -104,6 +106,9 @@ type scored struct {
 // seen enough that fit, and the next one begins where it stopped.
 func Pick(n *Need, nodes *Nodes) (*Node, *Refusal) {
 	survey(n, nodes)
+	if nodes.stow(n); n.stowage != nil && n.stowage.why != "" {
+		return nil, refuse(n, nodes, nil)
+	}
 	if node := nodes.promised[n.key]; node != nil && node.exists && fits(n, node) {
 		return node, nil // room was made for it there, or somebody has chosen it
 	}

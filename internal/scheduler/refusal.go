@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ type Refusal struct {
 	Nodes    int       // looked at
 	Verdicts []Verdict // one a node that was looked at; those that affinity by name leaves out are not here
 
+	why    string  // whatever the node, in Kubernetes' words; empty: Verdicts say it
 	failed Filters // all that refused a node; none if there is no node
 	never  bool    // the pod does not push out others
 	fixed  bool    // nor does any of its profile
@@ -33,6 +35,12 @@ type Verdict struct {
 // refuse asks the filters again, for their reasons. It is done only for pods that fit nowhere.
 func refuse(n *Need, nodes *Nodes, candidates []*Node) *Refusal {
 	r := &Refusal{Nodes: nodes.Len()}
+	r.never = n.Pod.Spec.PreemptionPolicy != nil && *n.Pod.Spec.PreemptionPolicy == corev1.PreemptNever
+	r.fixed = !n.plan.profile.Preempts
+	if n.stowage != nil && n.stowage.why != "" {
+		r.why, r.failed = n.stowage.why, n.stowage.by
+		return r
+	}
 	for _, node := range candidates {
 		f := refusing(n, node)
 		if f == nil {
@@ -45,8 +53,6 @@ func refuse(n *Need, nodes *Nodes, candidates []*Node) *Refusal {
 	if len(candidates) < nodes.Len() {
 		r.failed |= byAffinity
 	}
-	r.never = n.Pod.Spec.PreemptionPolicy != nil && *n.Pod.Spec.PreemptionPolicy == corev1.PreemptNever
-	r.fixed = !n.plan.profile.Preempts
 	return r
 }
 
@@ -69,7 +75,7 @@ func (r *Refusal) Error() string {
 	if absent := r.Nodes - len(r.Verdicts); absent > 0 {
 		counts["node(s) didn't satisfy plugin(s) [NodeAffinity]"] += absent
 	}
-	sentence := fmt.Sprintf("0/%d nodes are available: %s.", r.Nodes, tally(counts))
+	sentence := fmt.Sprintf("0/%d nodes are available: %s.", r.Nodes, cmp.Or(r.why, tally(counts)))
 	if r.made || r.fixed {
 		return sentence
 	}

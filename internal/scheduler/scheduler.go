@@ -1,6 +1,6 @@
 // Package scheduler gives each pod without a node the node it should run on.
 //
-// It watches Pods and Nodes, and reads Namespaces and PodDisruptionBudgets; it writes Bindings, the PodScheduled condition and the nominated node of pods that fit
+// It watches Pods, Nodes and what they have to do with storage, and reads Namespaces and PodDisruptionBudgets; it writes Bindings, the claims that volumes are for, the PodScheduled condition and the nominated node of pods that fit
 // nowhere, and Events; and it deletes pods of lower priority that have to make room.
 // Always: it binds only pods whose spec.schedulerName one of its profiles has, that have no node, no scheduling gates and are not being
 // deleted; what a pod takes of a node is counted from the moment it is decided, before any cache can show it; a pod
@@ -60,6 +60,7 @@ type Recorder interface {
 type Config struct {
 	Source   Source
 	API      API
+	Storage  Storage                         // nil: claims of pods ask for nothing
 	Recorder func(component string) Recorder // events of a profile come from a component of its name
 	Profiles profile.Config                  // without any: Kubernetes' default one
 	Metrics  *Metrics                        // nil counts nothing
@@ -84,6 +85,9 @@ type Scheduler struct {
 	nodes  *Nodes
 	queue  *queue
 	placed map[loop.Key]*placement
+
+	stowing map[loop.Key]*stowing   // pods whose claims are being bound
+	awaited map[loop.Key][]loop.Key // those pods, by claim
 }
 
 // placement is a pod that is counted on a node.
@@ -99,6 +103,7 @@ type changes struct {
 	pods, nodes         []loop.Key
 	podMarks, nodeMarks map[loop.Key]struct{}
 	failures            []failure
+	storageMarks
 }
 
 // failure is a binding that was refused.
@@ -122,6 +127,10 @@ func New(c Config) *Scheduler {
 		plans: NewPlans(c.Profiles), recorders: map[string]Recorder{},
 		Config: c, wake: make(chan struct{}, 1), slots: make(chan struct{}, c.Writes),
 		nodes: NewNodes(), queue: newQueue(c.Profiles.FirstBackoff, c.Profiles.MostBackoff), placed: map[loop.Key]*placement{},
+		stowing: map[loop.Key]*stowing{}, awaited: map[loop.Key][]loop.Key{},
+	}
+	if c.Storage != nil {
+		s.nodes.shelf = newShelf(c.Storage)
 	}
 	for i := range c.Profiles.Profiles {
 		name := c.Profiles.Profiles[i].Name
@@ -188,7 +197,11 @@ func (s *Scheduler) Run(ctx context.Context) error {
 // rest waits for a nudge or the end of a backoff.
 func (s *Scheduler) rest(ctx context.Context) {
 	var end <-chan time.Time
-	if next := s.queue.next(); !next.IsZero() {
+	next := s.queue.next()
+	if late := s.giveUp(ctx, time.Now()); next.IsZero() || !late.IsZero() && late.Before(next) {
+		next = late
+	}
+	if !next.IsZero() {
 		timer := time.NewTimer(time.Until(next))
 		defer timer.Stop()
 		end = timer.C
@@ -221,14 +234,19 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 	s.placed[w.key] = p
 	pod, name := w.pod(), node.Name // the binding must not read what this goroutine changes
 	attempts, added := w.attempts, w.added
-	s.write(ctx, func() {
+	bind := func() {
 		if s.bind(ctx, pod, name, p) {
 			s.Metrics.attempted(of, "scheduled", time.Since(begun))
 			s.Metrics.scheduled(attempts, time.Since(added))
 		} else {
 			s.Metrics.attempted(of, "error", time.Since(begun))
 		}
-	})
+	}
+	if c := w.need.chosen(node); c != nil {
+		s.stow(ctx, p, pod, *c, func() { s.write(ctx, bind) })
+		return
+	}
+	s.write(ctx, bind)
 }
 
 // write does something beside the scheduler's goroutine, as soon as a slot is free.

@@ -24,10 +24,11 @@ type member struct {
 	started    time.Time
 	use        use
 	terms      *terms // what it asks of its neighbours; nil: nothing
+	claims     []usedClaim
 }
 
 func memberOf(pod *corev1.Pod, u use) *member {
-	m := &member{key: keyOf(pod), labels: pod.Labels, ending: pod.DeletionTimestamp != nil, use: u, terms: termsOf(pod)}
+	m := &member{key: keyOf(pod), labels: pod.Labels, ending: pod.DeletionTimestamp != nil, use: u, terms: termsOf(pod), claims: claimsOf(pod)}
 	m.preempted = m.ending && slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
 	})
@@ -153,6 +154,9 @@ func (n *Nodes) join(m *member, node *Node) {
 	if m.terms != nil {
 		n.demanding[m.key] = m
 	}
+	for _, c := range m.claims {
+		n.users[c.key]++
+	}
 	if m.controller != "" && !m.ending {
 		if node.owners == nil {
 			node.owners = map[types.UID]int{}
@@ -169,6 +173,11 @@ func (n *Nodes) part(key loop.Key, node *Node) {
 	}
 	delete(node.members, key)
 	delete(n.demanding, key)
+	for _, c := range m.claims {
+		if n.users[c.key]--; n.users[c.key] == 0 {
+			delete(n.users, c.key)
+		}
+	}
 	if m.controller != "" && !m.ending {
 		if node.owners[m.controller]--; node.owners[m.controller] == 0 {
 			delete(node.owners, m.controller)

@@ -80,7 +80,7 @@ func New(c Config) *Loops {
 	ls := &Loops{
 		c: c, world: w,
 		scheduler: scheduler.New(scheduler.Config{
-			Source: w, API: w, Profiles: c.Profiles, Metrics: c.Schedule, Log: c.Log,
+			Source: w, API: w, Storage: w.storage, Profiles: c.Profiles, Metrics: c.Schedule, Log: c.Log,
 			Recorder: func(component string) scheduler.Recorder { return c.Events.As(component, "") },
 		}),
 		namespace: namespace.New(w, namespaces{w}, c.Queues, c.Log),
@@ -168,6 +168,12 @@ func (ls *Loops) changed(kind *resource.Kind, old, new *cache.Object) {
 		if old == nil || new == nil {
 			ls.podgc.NodeChanged(key.Name)
 		}
+	case ls.world.storage.volumes:
+		ls.scheduler.VolumeChanged(key.Name)
+	case ls.world.storage.claims:
+		ls.scheduler.ClaimChanged(key)
+	case ls.world.storage.classes:
+		ls.scheduler.ClassChanged()
 	case ls.world.pods:
 		ls.podChanged(ch)
 	}

@@ -2,10 +2,12 @@ package loops
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sampan.dev/internal/cache"
@@ -252,4 +254,34 @@ func (s storing) SetClaimStatus(ctx context.Context, c *corev1.PersistentVolumeC
 
 func (s storing) CreateClaim(ctx context.Context, c *corev1.PersistentVolumeClaim) error {
 	return s.create(ctx, s.claims, c)
+}
+
+// BindVolume is the scheduler's; it needs no waiting, since the scheduler hears of what has changed.
+func (s storing) BindVolume(ctx context.Context, v *corev1.PersistentVolume, c *corev1.PersistentVolumeClaim) error {
+	_, _, err := s.Registry.Update(ctx, s.volumes, "", "", v.Name, func(current resource.Object) (resource.Object, error) {
+		next, is := current.(*corev1.PersistentVolume)
+		if !is || next.UID != v.UID {
+			return nil, apierrors.NewNotFound(s.volumes.GroupResource(), v.Name)
+		}
+		if next.DeletionTimestamp != nil || next.Spec.ClaimRef != nil && !claim.Has(next, c) {
+			return nil, apierrors.NewConflict(s.volumes.GroupResource(), v.Name, errors.New("it has been given to another claim, or is being deleted"))
+		}
+		claim.Give(next, c)
+		return next, nil
+	}, metav1.UpdateOptions{})
+	return err
+}
+
+// SelectNode is the scheduler's.
+func (s storing) SelectNode(ctx context.Context, c *corev1.PersistentVolumeClaim, node string) error {
+	_, _, err := s.Registry.Update(ctx, s.claims, "", c.Namespace, c.Name, func(current resource.Object) (resource.Object, error) {
+		next, is := current.(*corev1.PersistentVolumeClaim)
+		if !is || next.UID != c.UID {
+			return nil, apierrors.NewNotFound(s.claims.GroupResource(), c.Name)
+		}
+		next.ResourceVersion = ""
+		metav1.SetMetaDataAnnotation(&next.ObjectMeta, claim.SelectedNode, node)
+		return next, nil
+	}, metav1.UpdateOptions{})
+	return err
 }
