@@ -44,6 +44,7 @@ type relief struct {
 	since     time.Time // when it was evicted
 	files     time.Time // when files are measured again, of pods that have limits
 	collected time.Time // when images were collected in vain
+	said      time.Time // when it was told that nobody can go
 }
 
 func newRelief(a *Agent) *relief {
@@ -183,7 +184,10 @@ func (r *relief) act(ctx context.Context, now time.Time) {
 	}
 	victims := pressure.Victims(pods, because, own)
 	if len(victims) == 0 {
-		a.log.Warn("the node is short, and no pod can be evicted", "resource", because.Signal.Resource())
+		if now.Sub(r.said) >= quiet {
+			a.log.Warn("the node is short, and no pod can be evicted", "resource", because.Signal.Resource())
+			r.said = now
+		}
 		return
 	}
 	r.evict(victims[0].Pod, pressure.Why(victims[0], because, plan.Short, seen), true, now)

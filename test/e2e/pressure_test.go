@@ -44,6 +44,47 @@ spec:
 `
 )
 
+// spared tolerates the node's pressure, and is evicted; the cluster cannot do without the other.
+const spared = `
+apiVersion: v1
+kind: Pod
+metadata: {name: taken}
+spec:
+  terminationGracePeriodSeconds: 600
+  tolerations: [{key: node.kubernetes.io/memory-pressure, operator: Exists}]
+  containers: [{name: c, image: "sampan.dev/hello:1", resources: {requests: {memory: 4Ki}}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: spared, namespace: kube-system}
+spec:
+  priorityClassName: system-node-critical
+  terminationGracePeriodSeconds: 0
+  tolerations: [{key: node.kubernetes.io/memory-pressure, operator: Exists}]
+  containers: [{name: c, image: "sampan.dev/hello:1"}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: refused}
+spec:
+  nodeName: node
+  containers: [{name: c, image: "sampan.dev/hello:1"}]
+`
+
+// A node that wants nearly all of its memory to be left is short of it, whatever else runs on the machine.
+func TestANodeThatIsShortOfMemoryEvicts(t *testing.T) {
+	c := newCluster(t, 0, "--eviction-hard=memory.available<99.99%")
+	c.kubectl("wait", "--for=condition=MemoryPressure", "node/node", "--timeout=60s")
+	c.apply(spared)
+	c.eventually("refused", ".status.message", "Pod was rejected: The node had condition: [MemoryPressure]. ")
+	c.eventually("taken", ".status.reason", "Evicted")
+	message := c.field("taken", ".status.message")
+	contains(t, "the evicted pod", message, "The node was low on resource: memory. Threshold quantity: ")
+	contains(t, "the evicted pod", message, "Container c was using ")
+	contains(t, "the evicted pod", message, "request is 4Ki, has larger consumption of memory. ")
+	c.kubectl("wait", "--for=condition=Ready", "-n", "kube-system", "pod/spared", "--timeout=60s")
+}
+
 // The node's data are on a small file system of their own, so that the test need not fill the machine's.
 func TestANodeWhoseDiskIsFullMakesRoom(t *testing.T) {
 	small := filepath.Join(t.TempDir(), "disk")
