@@ -22,6 +22,7 @@ import (
 	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/client"
+	"sampan.dev/internal/controller/nodelifecycle"
 	"sampan.dev/internal/events"
 	"sampan.dev/internal/join"
 	"sampan.dev/internal/mirror"
@@ -34,8 +35,8 @@ import (
 
 const (
 	// agentLease is how long the lease of a node without a server is good for: for so long the control plane waits before it calls the node unreachable. It is renewed
-	// every two and a half seconds, so that a loss is noticed in ten.
-	agentLease = 8 * time.Second
+	// every four seconds, so that a loss is noticed in ten.
+	agentLease = nodelifecycle.Grace
 	// agentPing is how long a connection with a server may be silent before it is asked whether it is there.
 	agentPing = 4 * time.Second
 	// firstAnswer bounds how long a start of a node that has been one before waits for a server; its pods are looked after without one.
@@ -272,7 +273,7 @@ func (r agentRun) keep(ctx context.Context, id *join.Identity, c *client.Client,
 	parts.Go(func() error { return node.Run(partsCtx) })
 	parts.Go(func() error { return join.FollowServers(partsCtx, c, func(all []string) { r.told(c, all) }) })
 	parts.Go(func() error {
-		return id.Run(partsCtx, c, own, moved, c.Close, func(err error) { r.log.Warn("the node's certificates", "error", err) })
+		return id.Run(partsCtx, c, own, moved, c.Renew, func(err error) { r.log.Warn("the node's certificates", "error", err) })
 	})
 	if proc != nil {
 		parts.Go(func() error { return proc.Run(partsCtx, runtimePID) })

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,11 +18,12 @@ import (
 	"sampan.dev/internal/cache"
 )
 
-// connIdentity is who is at the other end of a connection: verified once, not with each request.
+// connIdentity is who is at the other end of a connection: verified once, not with each request, for as long as the certificate is good.
 type connIdentity struct {
 	once sync.Once
 	user *auth.Identity
 	err  error
+	end  time.Time // of its certificate
 }
 
 type connKey struct{}
@@ -73,7 +75,13 @@ func (s *Server) certified(r *http.Request) (*auth.Identity, error) {
 	if !ok {
 		conn = &connIdentity{}
 	}
-	conn.once.Do(func() { conn.user, conn.err = s.verify(r.TLS.PeerCertificates) })
+	conn.once.Do(func() {
+		conn.user, conn.err = s.verify(r.TLS.PeerCertificates)
+		conn.end = r.TLS.PeerCertificates[0].NotAfter
+	})
+	if conn.user != nil && time.Now().After(conn.end) { // a connection may outlive it
+		return nil, errUnauthorized
+	}
 	return conn.user, conn.err
 }
 

@@ -38,7 +38,9 @@ type Config struct {
 	TLS    *tls.Config     // whom to trust and who calls: pki.ClientTLS, or what FromKubeconfig reads
 	Table  *resource.Table // the kinds that can be spoken about
 	Agent  string          // User-Agent; default "sampan"
-	Bearer string          // a token that says who calls, where no certificate does
+	// Dial opens connections; nil: by TCP.
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	Bearer string // a token that says who calls, where no certificate does
 	// Ping is how long a connection may be silent before the other end is asked whether it is there, and how long it has for its answer; default 30 s.
 	// It also bounds the pause between attempts to watch: 15 s by default.
 	Ping time.Duration
@@ -50,7 +52,7 @@ type Config struct {
 type Client struct {
 	servers     atomic.Pointer[servers]
 	connections *connections
-	http        *http.Client
+	transport   atomic.Pointer[http.Transport]
 	agent       string
 	bearer      string
 	lastDelay   time.Duration
@@ -117,19 +119,29 @@ func New(cfg Config) (*Client, error) {
 	for _, k := range cfg.Table.All() {
 		c.kinds[reflect.TypeOf(k.New())] = k
 	}
-	c.connections = &connections{dialer: net.Dialer{Timeout: min(ping, 10*time.Second)}, open: map[*connection]struct{}{}}
-	c.http = &http.Client{Transport: &http.Transport{
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{Timeout: min(ping, 10*time.Second)}).DialContext
+	}
+	c.connections = &connections{dialer: cfg.Dial, open: map[*connection]struct{}{}}
+	c.transport.Store(&http.Transport{
 		TLSClientConfig: cfg.TLS, ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second,
 		DisableCompression: true, MaxIdleConnsPerHost: 8,
 		// A connection whose other end is gone without a word is found out by a ping, so that no watch hangs on it for ever.
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: ping, PingTimeout: max(ping/2, time.Second)},
 		DialContext: c.connections.dial,
-	}}
+	})
 	return c, nil
 }
 
 // Close ends idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() { c.transport.Load().CloseIdleConnections() }
+
+// Renew has whatever is asked from now on go by new connections, which show the certificate of now. What is under way ends on the old ones, and these with it.
+func (c *Client) Renew() {
+	old := c.transport.Load()
+	c.transport.Store(old.Clone())
+	old.CloseIdleConnections()
+}
 
 // kindOf finds the kind of a Go type. A type that the table does not have is a mistake of the program.
 func kindOf[T resource.Object](c *Client) *resource.Kind {
@@ -361,7 +373,7 @@ func (c *Client) Stream(ctx context.Context, method, path string, body io.Reader
 // send sends a request. A server that cannot be reached, or says that it can do nothing now, as one does that has lost its datastore, is left for the next one; whoever asks
 // again asks that.
 func (c *Client) send(r *http.Request) (*http.Response, error) {
-	response, err := c.http.Do(r)
+	response, err := (&http.Client{Transport: c.transport.Load()}).Do(r)
 	unable := err != nil || response.StatusCode == http.StatusServiceUnavailable || response.StatusCode == http.StatusGatewayTimeout
 	if unable && !errors.Is(r.Context().Err(), context.Canceled) {
 		if was := c.servers.Load(); was.base().Host == r.URL.Host {

@@ -9,7 +9,7 @@ import (
 
 // connections are those that are open, so that they can be left before the kernel finds out that nothing comes by them any more.
 type connections struct {
-	dialer net.Dialer
+	dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 	mu   sync.Mutex // guards open
 	open map[*connection]struct{}
@@ -22,7 +22,7 @@ type connection struct {
 }
 
 func (cs *connections) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := cs.dialer.DialContext(ctx, network, address)
+	conn, err := cs.dialer(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

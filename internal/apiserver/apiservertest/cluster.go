@@ -48,7 +48,17 @@ type Cluster struct {
 // Start starts a server; the functions may change its configuration first. There are the usual namespaces, each with its account.
 func Start(t testing.TB, change ...func(*apiserver.Config)) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, Table: kinds.Table()}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return StartOn(t, l, change...)
+}
+
+// StartOn is Start with a listener of the test's own, such as one that needs no network.
+func StartOn(t testing.TB, l net.Listener, change ...func(*apiserver.Config)) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, Table: kinds.Table(), URL: "https://" + l.Addr().String()}
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var err error
 	if c.PKI, err = pki.Open(t.TempDir()); err != nil {
@@ -90,11 +100,6 @@ func Start(t testing.TB, change ...func(*apiserver.Config)) *Cluster {
 		f(&cfg)
 	}
 	c.Server = apiserver.New(cfg)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.URL = "https://" + l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	cached, served := make(chan error, 1), make(chan error, 1)
 	feeding, stopFeeding := context.WithCancel(context.Background())
