@@ -90,11 +90,6 @@ func (a amounts) plus(b amounts, sign int64) amounts {
 	return a
 }
 
-// nothing reports whether no resource is asked for.
-func (a amounts) nothing() bool {
-	return a.cpu == 0 && a.memory == 0 && a.storage == 0 && len(a.extended) == 0
-}
-
 // grew reports whether any resource is more than it was in old.
 func (a amounts) grew(old amounts) bool {
 	if a.cpu > old.cpu || a.memory > old.memory || a.storage > old.storage {
