@@ -49,7 +49,16 @@ func newNodeKeeper(a *Agent) *nodeKeeper {
 	k.cap, k.alloc = capacity(a.cfg.DataDir, a.cfg.MaxPods, a.cfg.EvictionHard)
 	k.system = nodeInfo(a.cfg.Version)
 	a.volumes.Allocatable = k.allocatable
+	a.volumes.Labels = k.seenLabels
 	return k
+}
+
+// seenLabels are those of the node as it was last seen.
+func (k *nodeKeeper) seenLabels() map[string]string {
+	if node := k.last(); node != nil {
+		return node.Labels
+	}
+	return nil
 }
 
 func (k *nodeKeeper) runtimeName() string {
@@ -100,7 +109,7 @@ func (k *nodeKeeper) again() {
 // run registers the node and keeps its status and lease, until ctx ends.
 func (k *nodeKeeper) run(ctx context.Context) error {
 	a := k.agent
-	ticker := time.NewTicker(min(tick, a.cfg.Lease*5/16))
+	ticker := time.NewTicker(min(tick, a.cfg.Lease*4/9))
 	defer ticker.Stop()
 	registered, configured := false, false
 	var looked, measured, said time.Time

@@ -120,7 +120,7 @@ func (r *Registry) commit(ctx context.Context, kind *resource.Kind, key string, 
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
-	revision, err := r.apply(ctx, kind, store.Write{Key: key, Value: value, Expect: expect}, obj, old)
+	revision, err := r.apply(ctx, kind, store.Write{Key: key, Value: value, Expect: expect, Patient: kind.Patient}, obj, old)
 	if err != nil {
 		return nil, translate(kind, obj.GetName(), err)
 	}

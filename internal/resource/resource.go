@@ -71,6 +71,9 @@ type Kind struct {
 	// Controlled says that such objects have controllers, which look for their own.
 	Controlled bool
 
+	// Patient says that a change may wait a moment for others to be written with: nobody waits for it, and there are many.
+	Patient bool
+
 	Columns []metav1.TableColumnDefinition
 	Row     func(obj Object, now time.Time) []any // one cell a column
 

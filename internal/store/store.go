@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 const (
@@ -71,7 +72,13 @@ type Write struct {
 	Key    string // 1 to MaxKey bytes
 	Value  []byte // nil deletes the key; an empty value that is not nil is a value
 	Expect int64  // revision the key must have; 0: it must not exist; Any: no matter
+
+	// Patient lets the write wait up to Patience for others, so that many that come all the time share a sync. An engine may take no notice.
+	Patient bool
 }
+
+// Patience is how long a patient write waits for others, at the most.
+const Patience = 20 * time.Millisecond
 
 // Event is one committed write as a watcher sees it.
 //

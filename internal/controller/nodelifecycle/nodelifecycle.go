@@ -30,9 +30,9 @@ import (
 // The times that fit together: a node that dies is noticed within 10 s of its last sign of life.
 const (
 	// Grace is how long a node may be silent, and what agents write as the duration of their leases.
-	Grace = 8 * time.Second
+	Grace = 9 * time.Second
 	// Renew is how often agents renew their leases.
-	Renew = 2500 * time.Millisecond
+	Renew = Grace * 4 / 9
 	// StartupGrace is how long a node that has never said how it is may be silent.
 	StartupGrace = 60 * time.Second
 )

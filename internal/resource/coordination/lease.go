@@ -25,7 +25,7 @@ func Lease() *resource.Kind {
 	spec := coordinationv1.LeaseSpec{}.SwaggerDoc()
 	return &resource.Kind{
 		GroupVersionKind: coordinationv1.SchemeGroupVersion.WithKind("Lease"), Plural: "leases", Singular: "lease",
-		Namespaced: true, Prefix: "/registry/leases/",
+		Namespaced: true, Prefix: "/registry/leases/", Patient: true,
 		New:     func() resource.Object { return &coordinationv1.Lease{} },
 		NewList: func() runtime.Object { return &coordinationv1.LeaseList{} },
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"sampan.dev/internal/store"
 )
@@ -132,9 +133,37 @@ func (s *Store) runCommitter() {
 				break more
 			}
 		}
+		if allPatient(batch) {
+			batch = s.gather(batch)
+		}
 		s.commit(batch)
 		clear(batch) // lets go of the values
 	}
+}
+
+func allPatient(batch []*request) bool {
+	return !slices.ContainsFunc(batch, func(r *request) bool { return !r.write.Patient })
+}
+
+// gather waits for more writes, as long as only patient ones come, and no longer than they have patience.
+func (s *Store) gather(batch []*request) []*request {
+	timer := time.NewTimer(store.Patience)
+	defer timer.Stop()
+	for bytes := 0; bytes < batchBytes && len(batch) < batchCount; {
+		select {
+		case r := <-s.queue:
+			batch = append(batch, r)
+			bytes += r.size()
+			if !r.write.Patient {
+				return batch
+			}
+		case <-timer.C:
+			return batch
+		case <-s.closing:
+			return batch
+		}
+	}
+	return batch
 }
 
 // commit checks the requests in their order, writes those that pass, and answers all.
