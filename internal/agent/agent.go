@@ -53,6 +53,9 @@ type View interface {
 	// ConfigMap and Secret return an API NotFound error for what is not there.
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	// Claim and PersistentVolume too: of claims that a pod of this node uses, and of volumes that these are bound to.
+	Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
+	PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
 	// RuntimeClass returns an API NotFound error, too.
 	RuntimeClass(ctx context.Context, name string) (*nodev1.RuntimeClass, error)
 	// Services lists the Services of a namespace.

@@ -91,6 +91,14 @@ func (f *fakeAPI) Secret(_ context.Context, _, name string) (*corev1.Secret, err
 	return nil, notFound("secrets", name)
 }
 
+func (f *fakeAPI) Claim(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, error) {
+	return nil, notFound("persistentvolumeclaims", name)
+}
+
+func (f *fakeAPI) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
+	return nil, notFound("persistentvolumes", name)
+}
+
 func (f *fakeAPI) RuntimeClass(_ context.Context, name string) (*nodev1.RuntimeClass, error) {
 	if name != "sandboxed" {
 		return nil, apierrors.NewNotFound(nodev1.Resource("runtimeclasses"), name)

@@ -9,6 +9,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sampan.dev/internal/apiserver"
@@ -91,7 +92,24 @@ func TestANodeDoesWhatItNeeds(t *testing.T) {
 	mine := pod("mine")
 	mine.Spec.NodeName = "n1"
 	mine.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}}}}
-	for _, p := range []*corev1.Pod{mine, pod("other")} {
+	stores(mine, "data")
+	other := pod("other")
+	stores(other, "foreign")
+	for _, claim := range []string{"data", "foreign"} { // each with a volume of its name
+		one := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+		if _, err := admin.CoreV1().PersistentVolumeClaims("default").Create(ctx, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: claim}, Spec: corev1.PersistentVolumeClaimSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Resources: corev1.VolumeResourceRequirements{Requests: one}, VolumeName: claim,
+		}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := admin.CoreV1().PersistentVolumes().Create(ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: claim}, Spec: corev1.PersistentVolumeSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Capacity: one, ClaimRef: &corev1.ObjectReference{Namespace: "default", Name: claim},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/data"}},
+		}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []*corev1.Pod{mine, other} {
 		if _, err := admin.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +131,17 @@ func TestANodeDoesWhatItNeeds(t *testing.T) {
 	if _, err := n1.CoreV1().Secrets("default").Get(ctx, "s", metav1.GetOptions{}); err != nil {
 		t.Error(err)
 	}
+	if _, err := n1.CoreV1().PersistentVolumeClaims("default").Get(ctx, "data", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := n1.CoreV1().PersistentVolumes().Get(ctx, "data", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
 	for what, err := range map[string]error{
+		"another node's pod's claim":  second(n1.CoreV1().PersistentVolumeClaims("default").Get(ctx, "foreign", metav1.GetOptions{})),
+		"another node's pod's volume": second(n1.CoreV1().PersistentVolumes().Get(ctx, "foreign", metav1.GetOptions{})),
+		"all claims":                  second(n1.CoreV1().PersistentVolumeClaims("default").List(ctx, metav1.ListOptions{})),
+		"all volumes":                 second(n1.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})),
 		"other secrets":               second(n1.CoreV1().Secrets("default").Get(ctx, "t", metav1.GetOptions{})),
 		"other pods":                  second(n1.CoreV1().Pods("default").Get(ctx, "other", metav1.GetOptions{})),
 		"another node's pod's status": second(n1.CoreV1().Pods("default").UpdateStatus(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "other"}}, metav1.UpdateOptions{})),
@@ -130,6 +158,13 @@ func TestANodeDoesWhatItNeeds(t *testing.T) {
 		`User "system:node:n1" cannot get resource "secrets" in API group "" in the namespace "default": no relationship found between node 'n1' and this object`) {
 		t.Error(err)
 	}
+}
+
+// stores gives a pod a volume of that claim.
+func stores(pod *corev1.Pod, claim string) {
+	pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: claim, VolumeSource: corev1.VolumeSource{
+		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
+	}})
 }
 
 func second[T any](_ T, err error) error { return err }

@@ -112,7 +112,7 @@ func New(cfg Config) *Server {
 		log: cfg.Log, stopping: make(chan struct{}),
 	}
 	if s.authorize == nil {
-		s.authorize = auth.NewRules(s.podsOf)
+		s.authorize = auth.NewRules(s.podsOf).WithVolumes(s.claimOf)
 	}
 	if s.clientCAs == nil && cfg.TLS != nil {
 		s.clientCAs = cfg.TLS.ClientCAs

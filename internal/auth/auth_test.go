@@ -6,6 +6,7 @@ import (
 	"crypto/x509/pkix"
 	"iter"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +32,14 @@ func TestWhoCalls(t *testing.T) {
 	}
 }
 
+// claimOf: the volume v-X is that of the claim X.
+func claimOf(volume string) (namespace, name string) {
+	if name, ok := strings.CutPrefix(volume, "v-"); ok {
+		return "web", name
+	}
+	return "", ""
+}
+
 func pods(node, namespace string) iter.Seq[*corev1.Pod] {
 	all := []*corev1.Pod{
 		{
@@ -40,6 +49,8 @@ func pods(node, namespace string) iter.Seq[*corev1.Pod] {
 				ImagePullSecrets: []corev1.LocalObjectReference{{Name: "pull"}},
 				Volumes: []corev1.Volume{
 					{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "files"}}},
+					{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}},
+					{Name: "tmp", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}},
 					{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 						{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "kube-root-ca.crt"}}},
 					}}}},
@@ -67,6 +78,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	admin := &Identity{Name: "admin", Groups: []string{Masters, Authenticated}}
 	jane := &Identity{Name: "jane", Groups: []string{"dev", Authenticated}}
 	n1 := &Identity{Name: "system:node:n1", Groups: []string{Nodes, Authenticated}}
+	n2 := &Identity{Name: "system:node:n2", Groups: []string{Nodes, Authenticated}}
 	fakeNode := &Identity{Name: "system:node:n1", Groups: []string{Authenticated}}
 	account := FromClaims(&token.Claims{Kubernetes: token.Kubernetes{Namespace: "web", ServiceAccount: token.Ref{Name: "robot"}}})
 	monitor := &Identity{Name: "prometheus", Groups: []string{Monitoring, Authenticated}}
@@ -127,6 +139,19 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"a config map's name is no secret's", Request{User: n1, Verb: "get", Resource: "secrets", Namespace: "web", Name: "env"}, false},
 		{"a secret that no pod names", Request{User: n1, Verb: "get", Resource: "secrets", Namespace: "web", Name: "other"}, false},
 		{"a secret of the same name elsewhere", Request{User: n1, Verb: "get", Resource: "secrets", Namespace: "db", Name: "pull"}, false},
+		{"a claim that a pod uses", Request{User: n1, Verb: "get", Resource: "persistentvolumeclaims", Namespace: "web", Name: "data"}, true},
+		{"a claim that was made for a pod", Request{User: n1, Verb: "get", Resource: "persistentvolumeclaims", Namespace: "web", Name: "a-tmp"}, true},
+		{"a claim of another node's pod", Request{User: n2, Verb: "get", Resource: "persistentvolumeclaims", Namespace: "web", Name: "data"}, false},
+		{"a claim of the same name elsewhere", Request{User: n1, Verb: "get", Resource: "persistentvolumeclaims", Namespace: "db", Name: "data"}, false},
+		{"a claim that no pod uses", Request{User: n1, Verb: "get", Resource: "persistentvolumeclaims", Namespace: "web", Name: "other"}, false},
+		{"all claims", Request{User: n1, Verb: "list", Resource: "persistentvolumeclaims", Namespace: "web"}, false},
+		{"a claim's status", Request{User: n1, Verb: "get", Resource: "persistentvolumeclaims", Subresource: "status", Namespace: "web", Name: "data"}, false},
+		{"a node binds no claims", Request{User: n1, Verb: "update", Resource: "persistentvolumeclaims", Namespace: "web", Name: "data"}, false},
+		{"the volume of a claim that a pod uses", Request{User: n1, Verb: "get", Resource: "persistentvolumes", Name: "v-data"}, true},
+		{"the volume of a claim of another node's pod", Request{User: n2, Verb: "get", Resource: "persistentvolumes", Name: "v-data"}, false},
+		{"the volume of another claim", Request{User: n1, Verb: "get", Resource: "persistentvolumes", Name: "v-other"}, false},
+		{"a volume that nobody has", Request{User: n1, Verb: "get", Resource: "persistentvolumes", Name: "free"}, false},
+		{"all volumes", Request{User: n1, Verb: "list", Resource: "persistentvolumes"}, false},
 		{"all secrets", Request{User: n1, Verb: "list", Resource: "secrets", Namespace: "web"}, false},
 		{"secrets of all namespaces", Request{User: n1, Verb: "list", Resource: "secrets"}, false},
 		{"a node makes tokens for its pod's account", Request{User: n1, Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: "web", Name: "robot"}, true},
@@ -146,7 +171,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		{"a node writes no secrets", Request{User: n1, Verb: "update", Resource: "secrets", Namespace: "web", Name: "pull"}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, reason := NewRules(pods).Authorize(&c.q)
+			got, reason := NewRules(pods).WithVolumes(claimOf).Authorize(&c.q)
 			if got != c.want {
 				t.Errorf("allowed %v (%s), want %v", got, reason, c.want)
 			}

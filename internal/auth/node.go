@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/storage/ephemeral"
 )
 
 // leaseNamespace holds one Lease for each node, of the node's name.
@@ -20,7 +21,7 @@ const BalancerName = "sampan-load-balancer"
 var reading = []string{"get", "list", "watch"}
 
 // node allows a node what it needs, and to change nothing of other nodes: itself, the pods bound to it with their status, its lease, events, and of ConfigMaps,
-// Secrets and service accounts those that its pods name. What leads packets and answers for names on every node it may read of all: nodes, namespaces,
+// Secrets, service accounts and claims those that its pods name, and the volumes that those claims have. What leads packets and answers for names on every node it may read of all: nodes, namespaces,
 // Services and their endpoints, network policies, classes of runtimes, and of pods the list that these select from.
 func (r *Rules) node(node string, q *Request) (bool, string) {
 	switch q.Resource + "." + q.Group {
@@ -40,6 +41,8 @@ func (r *Rules) node(node string, q *Request) (bool, string) {
 		return r.nodePods(node, q)
 	case "configmaps.", "secrets.":
 		return r.nodeConfig(node, q)
+	case "persistentvolumeclaims.", "persistentvolumes.":
+		return r.nodeStorage(node, q)
 	case "serviceaccounts.":
 		return r.nodeAccount(node, q)
 	case "tokenreviews.authentication.k8s.io":
@@ -100,6 +103,42 @@ func (r *Rules) nodeConfig(node string, q *Request) (bool, string) {
 		}
 	}
 	return false, unrelated(node)
+}
+
+// nodeStorage allows to read a claim that a pod of the node uses, and the volume that such a claim has.
+func (r *Rules) nodeStorage(node string, q *Request) (bool, string) {
+	switch {
+	case q.Verb != "get":
+		return false, "can only get individual resources of this type"
+	case q.Subresource != "":
+		return false, "cannot get subresource"
+	}
+	namespace, name := q.Namespace, q.Name
+	if q.Resource == "persistentvolumes" {
+		if r.claim == nil {
+			return false, unrelated(node)
+		}
+		namespace, name = r.claim(q.Name)
+	}
+	if namespace == "" || name == "" {
+		return false, unrelated(node)
+	}
+	for pod := range r.pods(node, namespace) {
+		if pod.Namespace == namespace && claims(pod, name) {
+			return true, ""
+		}
+	}
+	return false, unrelated(node)
+}
+
+func claims(pod *corev1.Pod, name string) bool {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if c := v.PersistentVolumeClaim; c != nil && c.ClaimName == name || v.Ephemeral != nil && ephemeral.VolumeClaimName(pod, v) == name {
+			return true
+		}
+	}
+	return false
 }
 
 // nodeAccount allows to read the service accounts of the node's pods, and to make tokens of them: what these are bound to is in the body,

@@ -27,10 +27,18 @@ type Request struct {
 type Pods func(node, namespace string) iter.Seq[*corev1.Pod]
 
 // Rules is the static table of who may do what. It stands where role-based access control will.
-type Rules struct{ pods Pods }
+type Rules struct {
+	pods  Pods
+	claim func(volume string) (namespace, name string)
+}
 
 // NewRules returns the rules; pods is what the rule for nodes asks about the pods that a node has.
 func NewRules(pods Pods) *Rules { return &Rules{pods: pods} }
+
+// WithVolumes adds what the rule for nodes asks about persistent volumes: which claim has one; none has an empty name.
+func (r *Rules) WithVolumes(claim func(volume string) (namespace, name string)) *Rules {
+	return &Rules{pods: r.pods, claim: claim}
+}
 
 // rule allows those of a group some verbs, either on resources ("resource.group") or on paths (with * for any ending).
 type rule struct {

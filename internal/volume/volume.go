@@ -1,6 +1,6 @@
 // Package volume makes the volumes of pods on the node, and removes them.
 //
-// It reads ConfigMaps and Secrets through its Source, asks for tokens of service accounts, and writes below one directory:
+// It reads ConfigMaps, Secrets, claims and persistent volumes through its Source, asks for tokens of service accounts, and writes below one directory:
 // PODS/UID/volumes/TYPE/NAME, and bind mounts for subPaths in PODS/UID/volume-subpaths. Always: Setup may be repeated at any time, and
 // refreshes what came from the API, tokens once they are due; a config volume shows either all of its old content or all of the new;
 // nothing a container planted in a volume leads this package outside of it.
@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +25,8 @@ import (
 type Source interface {
 	ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
+	Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
+	PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
 }
 
 // Manager makes volumes below one directory.
@@ -40,6 +43,12 @@ type Manager struct {
 	Due      func(types.UID)
 	renewals renewals
 	busy     busy
+
+	// Labels are the node's own. Nil: every persistent volume is taken to be reached from here.
+	Labels func() map[string]string
+
+	mu    sync.Mutex                      // guards known
+	known map[types.UID]map[string]Volume // persistent volumes of pods, by the names that these have for them
 }
 
 // New manages the volumes below dir.
@@ -57,10 +66,14 @@ func (m *Manager) Dir(uid types.UID) string { return filepath.Join(m.dir, string
 // Error says which volume could not be made, in Kubernetes' words for the event FailedMount.
 type Error struct {
 	Volume string
+	Words  string // before the cause; empty: that it could not be made
 	Err    error
 }
 
 func (e *Error) Error() string {
+	if e.Words != "" {
+		return e.Words + e.Err.Error()
+	}
 	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", e.Volume, e.Err)
 }
 
@@ -80,6 +93,10 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod) (map[string]Volume
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		made, err := m.make(ctx, pod, v, &due)
+		var said *Error
+		if errors.As(err, &said) {
+			return nil, err
+		}
 		if err != nil {
 			return nil, &Error{Volume: v.Name, Err: err}
 		}
@@ -113,6 +130,8 @@ func (m *Manager) make(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, d
 		}}, v.DownwardAPI.DefaultMode, false)
 	case v.Projected != nil:
 		return m.projected(ctx, at("projected"), pod, v.Projected, due)
+	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
+		return m.persistent(ctx, pod, v)
 	}
 	return Volume{}, fmt.Errorf("volumes of type %s are not supported on this node", kindOf(v))
 }
@@ -121,8 +140,8 @@ func (m *Manager) make(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, d
 func kindOf(v *corev1.Volume) string {
 	s := v.VolumeSource
 	for name, set := range map[string]bool{
-		"persistentVolumeClaim": s.PersistentVolumeClaim != nil, "nfs": s.NFS != nil, "csi": s.CSI != nil, "iscsi": s.ISCSI != nil,
-		"ephemeral": s.Ephemeral != nil, "image": s.Image != nil, "glusterfs": s.Glusterfs != nil, "rbd": s.RBD != nil,
+		"nfs": s.NFS != nil, "csi": s.CSI != nil, "iscsi": s.ISCSI != nil,
+		"image": s.Image != nil, "glusterfs": s.Glusterfs != nil, "rbd": s.RBD != nil,
 		"cephfs": s.CephFS != nil, "fc": s.FC != nil, "gitRepo": s.GitRepo != nil, "flexVolume": s.FlexVolume != nil,
 		"gcePersistentDisk": s.GCEPersistentDisk != nil, "awsElasticBlockStore": s.AWSElasticBlockStore != nil,
 		"azureDisk": s.AzureDisk != nil, "azureFile": s.AzureFile != nil, "vsphereVolume": s.VsphereVolume != nil,
@@ -155,6 +174,9 @@ func (m *Manager) remove(uid types.UID, below ...string) error {
 	}
 	defer m.busy.lock(uid)()
 	m.renewals.set(uid, time.Time{}, m.Due)
+	m.mu.Lock()
+	delete(m.known, uid)
+	m.mu.Unlock()
 	name := filepath.Join(append([]string{string(uid)}, below...)...)
 	root, err := os.OpenRoot(m.dir)
 	if err != nil {

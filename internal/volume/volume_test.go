@@ -24,6 +24,22 @@ import (
 type library struct {
 	configs map[string]*corev1.ConfigMap
 	secrets map[string]*corev1.Secret
+	claims  map[string]*corev1.PersistentVolumeClaim
+	volumes map[string]*corev1.PersistentVolume
+}
+
+func (l library) Claim(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, error) {
+	if c := l.claims[name]; c != nil {
+		return c, nil
+	}
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumeclaims"}, name)
+}
+
+func (l library) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
+	if v := l.volumes[name]; v != nil {
+		return v, nil
+	}
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumes"}, name)
 }
 
 func (l library) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMap, error) {

@@ -47,7 +47,7 @@ type Access struct {
 	who      *auth.Identity
 	tokens   *tokens.Issuer // nil: pods get no tokens
 
-	nodes, leases, configs, secrets, classes *resource.Kind
+	nodes, leases, configs, secrets, classes, claims, volumes *resource.Kind
 }
 
 var (
@@ -65,6 +65,7 @@ func New(table *resource.Table, c *cache.Cache, r *registry.Registry, node strin
 		Reader: NewReader(table, c, node), registry: r,
 		who:   &auth.Identity{Name: "system:node:" + node, Groups: []string{"system:nodes", "system:authenticated"}},
 		nodes: kind("", "nodes"), configs: kind("", "configmaps"), secrets: kind("", "secrets"), leases: kind("coordination.k8s.io", "leases"), classes: kind("node.k8s.io", "runtimeclasses"),
+		claims: kind("", "persistentvolumeclaims"), volumes: kind("", "persistentvolumes"),
 	}
 }
 
@@ -118,6 +119,24 @@ func (a *Access) Secret(_ context.Context, namespace, name string) (*corev1.Secr
 		return nil, apierrors.NewNotFound(a.secrets.GroupResource(), name)
 	}
 	return cache.Typed[*corev1.Secret](o), nil
+}
+
+// Claim implements agent.View.
+func (a *Access) Claim(_ context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	o := a.cache.Snapshot().Get(a.claims, namespace, name)
+	if o == nil {
+		return nil, apierrors.NewNotFound(a.claims.GroupResource(), name)
+	}
+	return cache.Typed[*corev1.PersistentVolumeClaim](o), nil
+}
+
+// PersistentVolume implements agent.View.
+func (a *Access) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
+	o := a.cache.Snapshot().Get(a.volumes, "", name)
+	if o == nil {
+		return nil, apierrors.NewNotFound(a.volumes.GroupResource(), name)
+	}
+	return cache.Typed[*corev1.PersistentVolume](o), nil
 }
 
 // RuntimeClass implements agent.View.

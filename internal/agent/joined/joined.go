@@ -1,6 +1,6 @@
 // Package joined lets an agent work for a cluster whose servers are on other machines.
 //
-// It reads its node's pods from a cache that mirrors the servers, follows each ConfigMap and Secret that these pods name, and writes over HTTPS in the node's own
+// It reads its node's pods from a cache that mirrors the servers, follows each ConfigMap and Secret that these pods name, asks for their claims and volumes once, and writes over HTTPS in the node's own
 // name. Always: what was last known stays while no server answers; an object that no pod of the node names any more is followed no longer, since the
 // node may not read it; a write is tried again on a conflict, from what is current.
 package joined
@@ -86,6 +86,20 @@ func (a *Access) ConfigMap(ctx context.Context, namespace, name string) (*corev1
 // Secret implements agent.View.
 func (a *Access) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	return get[*corev1.Secret](ctx, a.configs, ref{a.configs.secrets, namespace, name})
+}
+
+// Claim implements agent.View. It is asked for when a pod's volumes are made: what it is bound to does not change after that.
+func (a *Access) Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return client.Get[*corev1.PersistentVolumeClaim](ctx, a.c, namespace, name)
+}
+
+// PersistentVolume implements agent.View, likewise.
+func (a *Access) PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return client.Get[*corev1.PersistentVolume](ctx, a.c, "", name)
 }
 
 // RuntimeClass implements agent.View. It is asked for with each sandbox of such a pod: there are few, and one that has changed is to be seen.
