@@ -64,12 +64,12 @@ func needOf(pod *corev1.Pod, pl *plan, services func(string) []labels.Selector) 
 	return n
 }
 
-// onlyNames are the nodes that a selector leaves if each of its terms asks for metadata.name, as DaemonSets' pods do.
+// onlyNames are the nodes that a selector leaves if each of its terms asks for metadata.name, as DaemonSets' pods do; nil: any. None at all: its terms contradict themselves.
 func onlyNames(selector *corev1.NodeSelector) []string {
 	if selector == nil || len(selector.NodeSelectorTerms) == 0 {
 		return nil
 	}
-	var names []string
+	names := []string{}
 	for _, term := range selector.NodeSelectorTerms {
 		var of []string
 		for _, r := range term.MatchFields {
@@ -163,6 +163,9 @@ func (n *Need) idleFilters() (idle Filters) {
 	}
 	if len(s.NodeSelector) == 0 && (s.Affinity == nil || s.Affinity.NodeAffinity == nil) && n.plan.added == nil {
 		idle |= byAffinity
+	}
+	if len(n.claims) == 0 {
+		idle |= byStorage
 	}
 	if !slices.ContainsFunc(n.constraints, func(c constraint) bool { return c.hard }) {
 		idle |= bySpread

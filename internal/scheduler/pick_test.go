@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -185,6 +186,7 @@ func TestPick(t *testing.T) {
 		{"a label has to be less", cluster(aNode("n1", "", labelled("gen", "3")), aNode("n2", "", labelled("gen", "5"))), aPod("a", "", affine(asking("gen", corev1.NodeSelectorOpLt, "4"))), "n1", ""},
 		{"a label must not be there", cluster(aNode("n1", "", labelled("gen", "3")), aNode("n2", "")), aPod("a", "", affine(asking("gen", corev1.NodeSelectorOpDoesNotExist))), "n2", ""},
 		{"a node is left out by its name", cluster(aNode("n1", ""), aNode("n2", "")), aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{{Key: "metadata.name", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"n1"}}}}}})), "n2", ""},
+		{"two names at once are no node's", cluster(aNode("n1", ""), aNode("n2", "")), aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: slices.Concat(byNodeName("n1").NodeSelectorTerms[0].MatchFields, byNodeName("n2").NodeSelectorTerms[0].MatchFields)}}})), "", "0/2 nodes are available: pod affinity terms conflict. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."},
 		{"of several terms one has to hold", cluster(aNode("n1", "", labelled("gen", "3")), aNode("n2", "")), aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{nodeTerm("gen", "9"), nodeTerm("gen", "3")}})), "n1", ""},
 		{"a term that is empty matches nothing", cluster(aNode("n1", "")), aPod("a", "", affine(&corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{}}})), "", "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		{"huge pages are a resource like others", cluster(aNode("n1", "cpu=9 hugepages-2Mi=4Mi"), aPod("x", "hugepages-2Mi=4Mi cpu=1", on("n1")), aNode("n2", "cpu=1 hugepages-2Mi=4Mi")), aPod("a", "hugepages-2Mi=2Mi cpu=1"), "n2", ""},

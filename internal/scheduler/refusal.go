@@ -41,6 +41,10 @@ func refuse(n *Need, nodes *Nodes, candidates []*Node) *Refusal {
 		r.why, r.failed = n.stowage.why, n.stowage.by
 		return r
 	}
+	if n.names != nil && len(n.names) == 0 {
+		r.why, r.failed = "pod affinity terms conflict", byAffinity
+		return r
+	}
 	for _, node := range candidates {
 		f := refusing(n, node)
 		if f == nil {
