@@ -333,6 +333,18 @@ func TestDecide(t *testing.T) {
 		"a pod that was rejected runs nothing": {
 			work: Work{Rejected: &Failure{Reason: "OutOfcpu"}, Cleaned: CleanAll}, want: "",
 		},
+		"a pod that is evicted ends at once": {
+			seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: Work{Prepared: true, Evicted: &Failure{Reason: "Evicted"}}, want: "stop c in 1s",
+		},
+		"and nothing stays of it": {
+			seen: seen{s: []Sandbox{dead0}, c: []Container{exited("c", 137)}}, work: Work{Evicted: &Failure{Reason: "Evicted"}}, want: "clean all",
+		},
+		"also when it counts as failed already": {
+			pod: pods{func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }}, work: Work{Evicted: &Failure{Reason: "Evicted"}, Cleaned: CleanVolumes}, want: "clean all",
+		},
+		"one that is deleted meanwhile ends as fast, and the API forgets it": {
+			pod: pods{deleted(600)}, seen: seen{s: []Sandbox{sandbox0}, c: []Container{running("c")}}, work: Work{Evicted: &Failure{Reason: "Evicted"}}, want: "stop c in 1s",
+		},
 		"its time is over": {
 			pod: pods{func(p *corev1.Pod) {
 				p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = new(int64(60)), &metav1.Time{Time: ago(time.Minute)}

@@ -16,10 +16,11 @@ type meter interface {
 	measure(images string) (seen pressure.Seen, ownImages bool)
 }
 
-// kernel measures the machine that the agent runs on: a few small files of /proc, and two calls of the kernel.
+// kernel measures the machine that the agent runs on: a small file or three of /proc, and a few calls of the kernel.
 type kernel struct {
 	proc  string // where /proc is
 	files string // a directory on the file system of pods' files
+	pids  bool   // somebody wants to know of process ids
 }
 
 func (m kernel) measure(images string) (pressure.Seen, bool) {
@@ -28,8 +29,10 @@ func (m kernel) measure(images string) (pressure.Seen, bool) {
 	if memory := meminfo(m.proc); memory["MemTotal"] > 0 {
 		seen[pressure.MemoryAvailable] = pressure.Level{Available: int64(memory["MemAvailable"]), Capacity: int64(memory["MemTotal"])}
 	}
-	if level, ok := m.processes(); ok {
-		seen[pressure.PIDAvailable] = level
+	if m.pids {
+		if level, ok := m.processes(); ok {
+			seen[pressure.PIDAvailable] = level
+		}
 	}
 	var files, other unix.Statfs_t
 	if unix.Statfs(m.files, &files) == nil {

@@ -187,9 +187,10 @@ func (r *relief) collect(ctx context.Context, now time.Time) {
 		return
 	}
 	if err == nil && freed < wanted {
-		err = fmt.Errorf("Insufficient free disk space on the node's image filesystem (%d%% of %s used). Failed to free sufficient space by deleting unused images (freed %d bytes). "+ //nolint:staticcheck // upstream's words
+		words := fmt.Sprintf("Insufficient free disk space on the node's image filesystem (%d%% of %s used). Failed to free sufficient space by deleting unused images (freed %d bytes). "+
 			"Investigate disk usage, as it could be used by active images, logs, volumes, or other data.", percent, sizeText(level.Capacity), freed)
-		a.cfg.Events.Record(a.node.ref(), corev1.EventTypeWarning, "FreeDiskSpaceFailed", err.Error())
+		a.cfg.Events.Record(a.node.ref(), corev1.EventTypeWarning, "FreeDiskSpaceFailed", words)
+		err = errors.New(words)
 	}
 	if freed > 0 && r.askRuntime(ctx) {
 		a.node.again()

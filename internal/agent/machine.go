@@ -52,11 +52,14 @@ func capacity(dir string, maxPods int, kept []pressure.Threshold) (all, allocata
 // meminfo is what the kernel says of the machine's memory, in bytes by name. proc is where /proc is.
 func meminfo(proc string) map[string]uint64 {
 	amounts := map[string]uint64{}
-	data, err := os.ReadFile(filepath.Join(proc, "meminfo"))
+	f, err := os.Open(filepath.Join(proc, "meminfo"))
 	if err != nil {
 		return amounts
 	}
-	for line := range strings.Lines(string(data)) {
+	defer f.Close()
+	var data [8 << 10]byte // the kernel counts at the first read: all of it comes by that
+	n, _ := f.Read(data[:])
+	for line := range strings.Lines(string(data[:n])) {
 		name, rest, _ := strings.Cut(line, ":")
 		if f := strings.Fields(rest); len(f) > 0 && (name == "MemTotal" || name == "MemAvailable" || name == "SwapTotal") {
 			kb, _ := strconv.ParseUint(f[0], 10, 64)

@@ -48,7 +48,8 @@ type relief struct {
 }
 
 func newRelief(a *Agent) *relief {
-	return &relief{agent: a, meter: kernel{proc: "/proc", files: a.cfg.DataDir}, wake: make(chan struct{}, 1)}
+	pids := slices.ContainsFunc(a.cfg.EvictionHard, func(t pressure.Threshold) bool { return t.Signal == pressure.PIDAvailable })
+	return &relief{agent: a, meter: kernel{proc: "/proc", files: a.cfg.DataDir, pids: pids}, wake: make(chan struct{}, 1)}
 }
 
 // again has everything looked at now.
