@@ -95,7 +95,7 @@ func agentCommand() *cobra.Command {
 	dataDirFlag(cmd, &dir)
 	f := cmd.Flags()
 	f.StringSliceVar(&servers, "server", nil, "the address of a server; several by commas, or by several flags: when one does not answer, the next is asked")
-	f.StringVar(&token, "token", "", "what the machine joins with, once: the last line of `sampan token create`")
+	f.StringVar(&token, "token", "", "what the machine joins with, once: the last line of 'sampan token create'")
 	f.StringVar(&config, "config", "", "a YAML file with these flags' names as keys; what is typed comes before it")
 	f.BoolVar(&detach, "detach", false, "go to the background, and return once the node is Ready")
 	nodeFlags(cmd, &given)

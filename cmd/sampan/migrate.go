@@ -31,7 +31,8 @@ func migrateCommand() *cobra.Command {
 		Use:   "migrate",
 		Short: "Move a stopped cluster from its own store to a datastore, or back",
 		Long: "Move a stopped cluster from its own store to an etcd that servers share, which must be empty, or with --embedded from there to a store of its own. What was copied is\n" +
-			"compared, and stays where it was, too; the next `sampan server` uses the new store. The pods need not stop.",
+			"compared, and stays where it was, too; the next `sampan server` uses the new store. Pods run on, agents come back by themselves,\n" +
+			"and whoever watches is told to list again.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			inst, err := instance.At(dir)

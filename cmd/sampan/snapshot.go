@@ -29,7 +29,8 @@ func snapshotCommand() *cobra.Command {
 		Use:   "snapshot",
 		Short: "Save the cluster's state, and bring it back",
 		Long: "Save the cluster's state, and bring it back, while the cluster runs; on its own store and on a datastore alike. A snapshot has all objects, Secrets in the open among\n" +
-			"them, and not the files that pods have written. The cluster's own keys are in DIR/pki: keep a copy of these, too.",
+			"them, and not the files that pods have written. The cluster's own keys are in DIR/pki: keep a copy of these, too. Where several servers share a datastore any of them\n" +
+			"can be asked; the snapshot is of all.",
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -70,7 +71,7 @@ func snapshotCommand() *cobra.Command {
 	restore := &cobra.Command{
 		Use: "restore FILE", Short: "Bring the cluster back to a snapshot, while it runs",
 		Long: "Bring the cluster back to a snapshot, while it runs: objects that have gone come back, changed ones are what they were, and those made since go. Pods follow.\n" +
-			"What it is now is saved first.",
+			"What it is now is saved first. Watches go on, and are told of it as of any other change. Leases, and the keys that servers share, stay as they are.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			inst, at, err := place()

@@ -84,7 +84,7 @@ func tokenCommand() *cobra.Command {
 			return createToken(ctx, c, out, ttl, description)
 		})(cmd, args)
 	}
-	create.Flags().BoolVar(&server, "server", false, "print instead the token by which another server shares this one's datastore (`sampan server --datastore ... --token ...`)")
+	create.Flags().BoolVar(&server, "server", false, "print instead the token by which another server shares this one's datastore ('sampan server --datastore ... --token ...')")
 	create.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long the token is good for; 0: until it is deleted")
 	create.Flags().StringVar(&description, "description", "", "what the token is for, for those who list them")
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the tokens, without what is secret of them", Args: noArgs, RunE: on(listTokens)}

@@ -29,7 +29,9 @@ func upCommand() *cobra.Command {
 func serverCommand() *cobra.Command {
 	return controlPlane("server", "Be the control plane of a cluster, which other machines join",
 		"Be the control plane of a cluster, in the foreground until SIGINT or SIGTERM. This machine is a node of it, too, unless --no-agent is given. Others join it\n"+
-			"with `sampan agent`, and a token that `sampan token create` makes. Flags are remembered in the data directory.")
+			"with `sampan agent`, and a token that `sampan token create` makes. Flags are remembered in the data directory.\n\n"+
+			"Several servers share an etcd, which --datastore names: all of them answer, one runs the control loops, and another does when that is gone. The first needs no\n"+
+			"token, the others that of `sampan token create --server`. A cluster that has a store of its own moves there with `sampan migrate`.")
 }
 
 // controlPlane is the command of whatever has a server: they differ in what they are for.
@@ -117,7 +119,7 @@ func controlPlane(use, short, long string) *cobra.Command {
 	if use == "server" {
 		f.BoolVar(&given.NoAgent, "no-agent", false, "be no node: no pod runs on this machine")
 		datastoreFlags(f, &given.Datastore)
-		f.StringVar(&token, "token", "", "the token of a cluster whose datastore this server is to share, from `sampan token create --server` on a server of it; needed once")
+		f.StringVar(&token, "token", "", "the token of a cluster whose datastore this server is to share, from 'sampan token create --server' on a server of it; needed once")
 	}
 	f.StringVar(&config, "config", "", "a YAML file with these flags' names as keys; what is typed comes before it")
 	f.StringVar(&logLevel, "log-level", "warn", "debug, info, warn or error")

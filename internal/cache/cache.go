@@ -162,7 +162,7 @@ func (c *Cache) Run(ctx context.Context) error {
 		c.log.Warn("the watch of the store ended; it is taken up again", "revision", c.Snapshot().revision, "error", err)
 		if errors.Is(err, store.ErrCompacted) {
 			if err := c.list(ctx); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("fill cache: %w", err)
+				c.log.Warn("the state was not read again; it will be", "revision", c.Snapshot().revision, "error", err)
 			}
 		}
 		if c.Snapshot().revision == before { // nothing was achieved: not at once again

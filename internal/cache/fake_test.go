@@ -24,6 +24,7 @@ type memory struct {
 	history  []store.Event
 	moved    chan struct{}
 	broken   chan struct{} // closed to end all watches
+	refuse   int           // that many lists fail
 }
 
 func newMemory() *memory {
@@ -92,6 +93,10 @@ func (m *memory) Get(_ context.Context, key string) (store.Record, error) {
 func (m *memory) List(_ context.Context, prefix string) ([]store.Record, int64, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.refuse > 0 {
+		m.refuse--
+		return nil, 0, store.ErrUnanswered
+	}
 	var out []store.Record
 	for key, rec := range m.records {
 		if strings.HasPrefix(key, prefix) {

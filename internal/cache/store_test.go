@@ -268,3 +268,20 @@ func TestHistoryIsLetGoWithTimeAndSize(t *testing.T) {
 		}
 	})
 }
+
+// A store that forgets what happened, and does not answer just then, ends no cache: whoever runs on it waits.
+func TestTheStateIsReadAgainUntilItCanBe(t *testing.T) {
+	m := newMemory()
+	k := kindOf(t, "pods")
+	c := run(t, m)
+	m.mu.Lock()
+	m.refuse = 3
+	m.mu.Unlock()
+	m.lose(podWrite(t, k, "a", "p", "n1"))
+	if err := c.Wait(t.Context(), m.Revision()); err != nil {
+		t.Fatal(err)
+	}
+	if c.Snapshot().Get(k, "a", "p") == nil {
+		t.Error("the pod is not there")
+	}
+}

@@ -89,16 +89,17 @@ func (l leases) OnChange(name string, mark func()) (stop func()) {
 // presence is how often a server says that it is there. For how long that holds is loops.ServerLease.
 const presence = loops.ServerLease / 3
 
-// present keeps the Lease by which others know that this server is there, and takes it away at the end.
+// present keeps the Lease by which others know that this server is there, and takes it away at the end. It fails if another server has this one's name: the one that was
+// there first keeps it.
 func (s *Server) present(ctx context.Context) error {
 	own := leases{s}
 	name := loops.ServerPrefix + s.self.Name
-	if err := s.alone(own.Lease(name)); err != nil {
-		return err
-	}
 	tick := time.NewTicker(presence)
 	defer tick.Stop()
 	for {
+		if err := s.alone(own.Lease(name)); err != nil {
+			return err
+		}
 		lease := s.mine(own.Lease(name), name)
 		if _, err := own.Put(ctx, lease); err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
 			s.log.Warn("the lease by which other servers know this one was not renewed", "lease", name, "error", err)
