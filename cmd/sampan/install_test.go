@@ -44,6 +44,7 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		"detach: true":               `there is no setting "detach"`,
 		"node-port: {a: 1}":          "node-port: a text, a number or a list is wanted",
 		"node-port: many":            "node-port",
+		"eviction-hard: disk<1Gi":    "unsupported eviction signal disk",
 		"server: [":                  "yaml",
 		"node-port: 1\nnode-port: 2": "already set",
 	} {
