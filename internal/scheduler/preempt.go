@@ -255,6 +255,7 @@ func (s *Scheduler) preempt(ctx context.Context, w *waiting, r *Refusal) {
 	pod, name, keys := w.pod(), made.node.Name, make([]loop.Key, 0, len(made.victims))
 	for _, m := range made.victims {
 		keys = append(keys, m.key)
+		m.preempted = m.preempted || m.ending // it goes anyhow, and is waited for like those that have to
 	}
 	var displaced []*corev1.Pod // those who waited for room here, and now will not find it
 	for _, p := range slices.Clone(made.node.promises) {

@@ -203,6 +203,29 @@ func TestWhileVictimsGoNobodyElseHasTo(t *testing.T) {
 	})
 }
 
+func TestWhoGoesAnyhowIsWaitedFor(t *testing.T) {
+	live(t, func(t *testing.T, w *world) {
+		going := aPod("going", "cpu=4", priority(1), on("a"))
+		now := metav1.Now()
+		going.DeletionTimestamp = &now
+		w.put(aNode("a", "cpu=4 memory=8Gi"), aNode("b", "cpu=4 memory=8Gi"), going, aPod("mid", "cpu=4", priority(2), on("b")))
+		synctest.Wait()
+		w.put(aPod("high", "cpu=4", priority(10)))
+		synctest.Wait()
+		again := w.Pod(loop.Key{Namespace: "shop", Name: "high"}).DeepCopy()
+		again.Spec.Tolerations = []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}
+		w.put(again)
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		w.delete("going")
+		synctest.Wait()
+		diary := strings.Join(w.diary, "\n")
+		if strings.Contains(diary, "is evicted") || !strings.Contains(diary, "not eligible due to a terminating pod on the nominated node.") || !strings.Contains(diary, "high on a") {
+			t.Error(diary)
+		}
+	})
+}
+
 func TestANominationThatHelpsNoMoreIsTakenBack(t *testing.T) {
 	live(t, func(t *testing.T, w *world) {
 		w.put(aNode("a", "cpu=4 memory=8Gi"), aPod("low", "cpu=4", priority(1), on("a")))
