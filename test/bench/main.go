@@ -28,9 +28,16 @@ import (
 const inside = "SAMPAN_BENCH_INSIDE"
 
 func main() {
-	only := flag.String("only", "", "comma-separated figures to measure: start,pods,memory,idle,rollout,services,traffic,writes,list,simulated,fleet,huge,route,failover (default: all)")
+	only := flag.String("only", "", "comma-separated figures to measure: start,pods,memory,idle,rollout,services,traffic,writes,list,simulated,route,lost,fleet,huge (default: all)")
 	idle := flag.Duration("idle", time.Minute, "how long to look at the idle cluster")
 	flag.Parse()
+	if mode := os.Getenv(streamMode); mode != "" {
+		if err := streamEnd(mode); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(inside) == "" {
 		os.Exit(enter())
 	}
@@ -99,6 +106,8 @@ func run(ctx context.Context, only string, idle time.Duration) (err error) {
 		{"writes", b.writes},
 		{"list", b.list},
 		{"simulated", b.simulated},
+		{"route", b.route},
+		{"lost", b.lost},
 		{"fleet", func(ctx context.Context) error { return b.fleets(ctx, fleets) }},
 		{"huge", func(ctx context.Context) error { return b.fleets(ctx, huge) }},
 	} {
