@@ -135,7 +135,7 @@ func newLoad(t *testing.T, writers int, servers ...*caller) *load {
 }
 
 // patienceOfWriter is for how long a writer waits for an answer before it asks another server.
-const patienceOfWriter = 10 * time.Second
+const patienceOfWriter = 4 * time.Second
 
 // write creates a ConfigMap after another, and counts one up between them, by compare-and-set. Whoever does not answer is left for the next server.
 func (l *load) write(id int) {

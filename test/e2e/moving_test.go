@@ -149,8 +149,9 @@ func savedAndRestored(t *testing.T, c *cluster, watched *caller) {
 
 // A cluster is saved and brought back, and moves from its own store to etcd and back again, and its pods notice nothing of it.
 func TestMovingBetweenStores(t *testing.T) {
+	t.Parallel()
 	d := newDatastore(t, "swde", "192.168.97", 1)
-	one, two, node := newMachine(t, "one", "swse", "192.168.96.10"), newMachine(t, "two", "swse", "192.168.96.11"), newMachine(t, "node", "swse", "192.168.96.12")
+	one, two, node := newMachine(t, "move1", "swse", "192.168.96.10"), newMachine(t, "move2", "swse", "192.168.96.11"), newMachine(t, "move3", "swse", "192.168.96.12")
 	reachable(t, "swse", "192.168.96.1")
 	one.reachesStore(d, "192.168.97.21")
 	two.reachesStore(d, "192.168.97.22")
@@ -159,7 +160,7 @@ func TestMovingBetweenStores(t *testing.T) {
 	f := &fleet{t: t, servers: []*cluster{c}, agent: agent}
 	c.apply(idle)
 	c.kubectl("rollout", "status", "deployment/idle", "--timeout=60s")
-	f.ready("node")
+	f.ready("move3")
 	before, processes := f.runs("idle")
 	at := c.caller()
 	savedAndRestored(t, c, at)
@@ -182,7 +183,7 @@ func TestMovingBetweenStores(t *testing.T) {
 		at.expired(t, version)
 		c.apply(strings.ReplaceAll(strings.ReplaceAll(idle, "idle", pods), "replicas: 2", "replicas: 1")) // which the agent has to hear of
 		c.kubectl("rollout", "status", "deployment/"+pods, "--timeout=60s")
-		f.ready("node")
+		f.ready("move3")
 		f.noneEvicted(what)
 		f.same(before, processes, what)
 	}
@@ -197,7 +198,7 @@ func TestMovingBetweenStores(t *testing.T) {
 
 	other := two.node(t)
 	lines := strings.Split(strings.TrimSpace(c.sampan("token", "create", "--server")), "\n")
-	other.sampan(append([]string{"server", "--detach", "--merge-kubeconfig=false", "--no-agent", "--node-name=two", "--node-ip=" + two.addr, "--token=" + lines[len(lines)-1]}, d.flags()...)...)
+	other.sampan(append([]string{"server", "--detach", "--merge-kubeconfig=false", "--no-agent", "--node-name=move2", "--node-ip=" + two.addr, "--token=" + lines[len(lines)-1]}, d.flags()...)...)
 	savedAndRestored(t, other, at)
 	f.same(before, processes, "after a restore of etcd")
 

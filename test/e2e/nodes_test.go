@@ -83,7 +83,7 @@ func (m *machine) node(t testing.TB) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids = append(ids, inst.ID)
+	remember(inst.ID)
 	t.Cleanup(func() {
 		if t.Failed() {
 			c.evidence()

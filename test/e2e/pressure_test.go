@@ -104,7 +104,7 @@ func TestANodeWhoseDiskIsFullMakesRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids = append(ids, inst.ID)
+	remember(inst.ID)
 	c.args = []string{"--merge-kubeconfig=false", "--node-name=node", "--eviction-hard=nodefs.available<40%", "--eviction-pressure-transition-period=1s"}
 	t.Cleanup(func() {
 		if t.Failed() {

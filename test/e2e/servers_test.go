@@ -194,6 +194,7 @@ spec:
 
 // Servers and members of etcd are killed, cut off and stopped, in turn, while clients write: see the steps.
 func TestServersOnADatastore(t *testing.T) {
+	t.Parallel() // with the others that wait for the most part
 	f := newFleet(t)
 	f.servers[0].apply(idle)
 	f.servers[1].kubectl("rollout", "status", "deployment/idle", "--timeout=60s")
@@ -216,16 +217,15 @@ func TestServersOnADatastore(t *testing.T) {
 	killed := time.Now()
 	kill(t, f.servers[old].server())
 	l.goesOn("the leading server was killed")
-	f.nextLeader(f.alive(), old, killed)
-	reconciles(f.alive(), "after-kill")
-	same("the leading server was killed")
-	f.start(old)
 
-	// A member of etcd is killed: the one that leads.
+	// And so is a member of etcd: the one that leads.
 	m := f.store.leads()
 	m.signal(t, unix.SIGKILL)
 	l.goesOn("the leading member of etcd was killed")
-	reconciles(0, "after-member")
+	f.nextLeader(f.alive(), old, killed)
+	reconciles(f.alive(), "after-kill")
+	same("the leading server was killed, and a member")
+	f.start(old)
 	f.store.start(m, func() {})
 
 	// The server that leads, and those that the agent speaks with, lose etcd without a word.

@@ -106,11 +106,12 @@ func (d *slowDisk) serve(listener int) {
 
 // A disk whose syncs take two seconds makes writes slow, and nothing else: readyz says why, and no node is lost.
 func TestASlowDiskMakesWritesSlow(t *testing.T) {
-	one, two := newMachine(t, "one", "swslow", "192.168.92.10"), newMachine(t, "two", "swslow", "192.168.92.11")
+	t.Parallel()
+	one, two := newMachine(t, "slow1", "swslow", "192.168.92.10"), newMachine(t, "slow2", "swslow", "192.168.92.11")
 	reachable(t, "swslow", "192.168.92.1")
 	disk := &slowDisk{t: t}
 	c := one.node(t)
-	c.args = []string{"--merge-kubeconfig=false", "--log-level=info", "--node-name=one", "--no-agent"}
+	c.args = []string{"--merge-kubeconfig=false", "--log-level=info", "--node-name=slow1", "--no-agent"}
 	if out, err := disk.start(c.command(t.Context(), append([]string{"server", "--detach"}, c.args...)...)); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -118,7 +119,7 @@ func TestASlowDiskMakesWritesSlow(t *testing.T) {
 	c.apply(idle)
 	c.kubectl("rollout", "status", "deployment/idle", "--timeout=60s")
 	f := &fleet{t: t, servers: []*cluster{c}, agent: agent}
-	f.ready("two")
+	f.ready("slow2")
 	before, processes := f.runs("idle")
 	pid, api := c.server(), c.caller()
 	if disk.syncs.Load() == 0 {

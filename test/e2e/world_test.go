@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -105,7 +106,17 @@ type cluster struct {
 }
 
 // ids are those of all clusters that this run has started.
-var ids []string
+var (
+	ids   []string
+	idsMu sync.Mutex
+)
+
+// remember adds to them.
+func remember(id string) {
+	idsMu.Lock()
+	defer idsMu.Unlock()
+	ids = append(ids, id)
+}
 
 // newCluster starts a cluster that the test's end removes. With a number above zero it takes ports and ranges of its own.
 func newCluster(t testing.TB, number int, flags ...string) *cluster {
@@ -115,7 +126,7 @@ func newCluster(t testing.TB, number int, flags ...string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids = append(ids, inst.ID)
+	remember(inst.ID)
 	c.args = []string{"--merge-kubeconfig=false", "--log-level=info", "--node-name=node"}
 	if number > 0 {
 		c.args = append(c.args, fmt.Sprintf("--api-port=%d", 6443+number), fmt.Sprintf("--node-port=%d", 10250+number),
