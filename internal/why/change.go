@@ -56,6 +56,9 @@ func changesFor(p *corev1.Pod, o scheduler.Opinion) (list []change) {
 		for _, n := range f.Neighbours {
 			list = append(list, changeNeighbour(o.Node, n))
 		}
+		for _, s := range f.Stores {
+			list = append(list, changeStore(o.Node, s))
+		}
 		switch {
 		case f.Filter == "NodeUnschedulable":
 			list = append(list, change{text: fmt.Sprintf("uncordon node %s (`kubectl uncordon %s`)", o.Node, o.Node), cost: costCordon})

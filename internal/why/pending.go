@@ -48,7 +48,7 @@ func (l *look) pending(p *corev1.Pod) state {
 		s.advise("It is for that scheduler, which is not part of this cluster's servers, to try again")
 		return s
 	}
-	e := scheduler.Explain(need, l.snapshot(), l.budgets)
+	e := scheduler.Explain(need, l.stocked(p), l.budgets)
 	sentence := ""
 	if said != nil && said.Reason == corev1.PodReasonSchedulerError {
 		s := ill("is Pending: the scheduler could not give it its node")
@@ -65,6 +65,10 @@ func (l *look) pending(p *corev1.Pod) state {
 	s := ill("is Pending: no node takes it")
 	if sentence == "" {
 		sentence = e.Refusal.Error()
+	}
+	if e.Refusal.Why() != "" {
+		l.unstored(&s, p, sentence)
+		return s
 	}
 	s.because("%s", sentence)
 	if len(e.Nodes) == 0 {

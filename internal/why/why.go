@@ -105,6 +105,8 @@ func Explain(w World, of Object) (*Answer, error) {
 		a.Object, s = "namespace/"+o.Name, l.namespace(o)
 	case *corev1.Node:
 		a.Object, s = "node/"+o.Name, l.node(o)
+	case *corev1.PersistentVolumeClaim:
+		a.Object, s = "persistentvolumeclaim/"+o.Name, l.claim(o)
 	case *policyv1.PodDisruptionBudget:
 		a.Object, s = "poddisruptionbudget/"+o.Name, l.budget(o)
 	default:

@@ -79,6 +79,9 @@ func whyText(node string, f *scheduler.Fault) string {
 			say("%s has %s, which must be away from pods matching %s", place, some(keyTexts(n.Who)), n.Pods)
 		}
 	}
+	for _, s := range f.Stores {
+		say("%s", storeText(s))
+	}
 	if len(parts) == 0 {
 		return strings.Join(f.Reasons, ", ")
 	}

@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"sampan.dev/internal/client"
@@ -59,7 +60,8 @@ var readers = map[string]*reader{
 	"deployments": reads[*appsv1.Deployment](true), "replicasets": reads[*appsv1.ReplicaSet](true), "statefulsets": reads[*appsv1.StatefulSet](true),
 	"daemonsets": reads[*appsv1.DaemonSet](true), "jobs": reads[*batchv1.Job](true), "poddisruptionbudgets": reads[*policyv1.PodDisruptionBudget](true),
 	"configmaps": reads[*corev1.ConfigMap](false), "secrets": reads[*corev1.Secret](false), "leases": reads[*coordinationv1.Lease](false),
-	"endpointslices": reads[*discoveryv1.EndpointSlice](false),
+	"endpointslices":         reads[*discoveryv1.EndpointSlice](false),
+	"persistentvolumeclaims": reads[*corev1.PersistentVolumeClaim](true), "persistentvolumes": reads[*corev1.PersistentVolume](false), "storageclasses": reads[*storagev1.StorageClass](false),
 }
 
 func explained() string {
