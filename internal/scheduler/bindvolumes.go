@@ -76,11 +76,13 @@ func (s *Scheduler) restock(ctx context.Context, m *storageMarks, now time.Time)
 	if !m.any() || s.Storage == nil {
 		return
 	}
-	all := m.classes
+	all, gained := m.classes, map[loop.Key]bool{}
 	for key := range m.volumes {
-		all = s.nodes.shelf.set(key.Name, s.Storage.Volume(key.Name)) || all
+		every, one := s.nodes.shelf.set(key.Name, s.Storage.Volume(key.Name))
+		all, gained[one] = all || every, true
 	}
 	for key := range m.claims {
+		gained[key] = true
 		for _, pod := range slices.Clone(s.awaited[key]) {
 			s.goOn(ctx, pod)
 		}
@@ -90,7 +92,7 @@ func (s *Scheduler) restock(ctx context.Context, m *storageMarks, now time.Time)
 		if w.place != unschedulable || len(w.need.claims) == 0 || w.failed&byStorage == 0 {
 			continue
 		}
-		if all || slices.ContainsFunc(w.need.claims, func(c usedClaim) bool { _, is := m.claims[c.key]; return is }) {
+		if all || slices.ContainsFunc(w.need.claims, func(c usedClaim) bool { return gained[c.key] }) {
 			woken = append(woken, w)
 		}
 	}

@@ -224,7 +224,8 @@ func (s *Scheduler) schedule(ctx context.Context, w *waiting) {
 		w.failed = refusal.failed
 		s.preempt(ctx, w, refusal)
 		s.queue.put(w, unschedulable, "ScheduleAttemptFailure")
-		s.write(ctx, func() { s.tellUnschedulable(ctx, w.pod(), refusal.Error()) })
+		pod := w.pod() // what is told must not read what this goroutine changes
+		s.write(ctx, func() { s.tellUnschedulable(ctx, pod, refusal.Error()) })
 		return
 	}
 	s.nodes.forget(w.key)

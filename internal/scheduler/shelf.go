@@ -50,8 +50,8 @@ func (n *Nodes) Stock(source Claims, volumes []*corev1.PersistentVolume) {
 	}
 }
 
-// set takes over what the volume of that name is now; nil: it is gone. It says whether claims may have gained by it.
-func (s *shelf) set(name string, v *corev1.PersistentVolume) bool {
+// set takes over what the volume of that name is now; nil: it is gone. It says which claims may have gained by it: all, or the one that it is for.
+func (s *shelf) set(name string, v *corev1.PersistentVolume) (all bool, one loop.Key) {
 	if old := s.byName[name]; old != nil {
 		delete(s.byName, name)
 		if r := old.volume.Spec.ClaimRef; r != nil {
@@ -62,23 +62,24 @@ func (s *shelf) set(name string, v *corev1.PersistentVolume) bool {
 	}
 	if v == nil {
 		delete(s.promised, name)
-		return false
+		return false, one
 	}
 	r := v.Spec.ClaimRef
 	if r != nil {
 		delete(s.promised, name) // it has been given by now, to whomever
 	}
 	if v.DeletionTimestamp != nil || v.Status.Phase == corev1.VolumeBound || r == nil && v.Status.Phase != corev1.VolumeAvailable {
-		return true // nobody gets it; but who has it may have waited for that
+		return false, one // nobody gets it; and who has it hears of that by the claim
 	}
 	o := newStored(v)
 	s.byName[name] = o
 	if r != nil {
-		put(s.kept, loop.Key{Namespace: r.Namespace, Name: r.Name}, name, o)
-	} else {
-		put(s.byClass, core.VolumeClass(v), name, o)
+		one = loop.Key{Namespace: r.Namespace, Name: r.Name}
+		put(s.kept, one, name, o)
+		return false, one
 	}
-	return true
+	put(s.byClass, core.VolumeClass(v), name, o)
+	return true, one
 }
 
 func put[K comparable](m map[K]map[string]*stored, key K, name string, o *stored) {

@@ -33,7 +33,7 @@ type zone struct {
 	values        []string
 }
 
-// use is a claim of a pod by its name.
+// usedClaim is a claim of a pod by its name.
 type usedClaim struct {
 	key loop.Key
 	own bool // it is made for the pod
@@ -41,7 +41,10 @@ type usedClaim struct {
 
 func claimsOf(pod *corev1.Pod) (list []usedClaim) {
 	for name, v := range claim.Names(pod) {
-		list = append(list, usedClaim{loop.Key{Namespace: pod.Namespace, Name: name}, v.Ephemeral != nil})
+		c := usedClaim{loop.Key{Namespace: pod.Namespace, Name: name}, v.Ephemeral != nil}
+		if !slices.Contains(list, c) { // several volumes may be of one
+			list = append(list, c)
+		}
 	}
 	return list
 }
