@@ -107,7 +107,7 @@ func (s *Scheduler) stow(ctx context.Context, p *placement, pod *corev1.Pod, c c
 	st := &stowing{placement: p, pod: pod, node: p.node.Name, until: time.Now().Add(bindPatience), done: done}
 	for _, g := range c.give {
 		key := loop.Key{Namespace: g.claim.Namespace, Name: g.claim.Name}
-		s.nodes.shelf.promised[g.volume.Name] = key
+		s.nodes.shelf.promise(g.volume.Name, key)
 		st.claims, st.volumes = append(st.claims, key), append(st.volumes, g.volume.Name)
 	}
 	for _, o := range c.make {
@@ -206,7 +206,7 @@ func (s *Scheduler) endStowing(key loop.Key) {
 	}
 	for i, name := range st.volumes {
 		if s.nodes.shelf.promised[name] == st.claims[i] {
-			delete(s.nodes.shelf.promised, name)
+			s.nodes.shelf.release(name)
 		}
 	}
 }

@@ -72,20 +72,7 @@ func (s *stowage) without(node *Node) (list []Stored) {
 		if w.provisioned(node) {
 			continue
 		}
-		f := Stored{Claim: w.claim.Name}
-		for _, o := range w.loose {
-			f.Found = append(f.Found, o.volume.Name)
-		}
-		for _, byValue := range w.pinned {
-			for _, of := range byValue {
-				for _, o := range of {
-					f.Found = append(f.Found, o.volume.Name)
-				}
-			}
-		}
-		slices.Sort(f.Found)
-		f.Found = slices.Compact(f.Found)
-		list = append(list, f)
+		list = append(list, Stored{Claim: w.claim.Name, Found: w.found()})
 	}
 	return list
 }

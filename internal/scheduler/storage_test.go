@@ -209,7 +209,7 @@ func TestAPodGoesWhereItsVolumesAre(t *testing.T) {
 			a.Labels[aZone], b.Labels[aZone] = "z1", "z2"
 			nodes := Snapshot([]*corev1.Node{a, b}, []*corev1.Pod{aPod("user", "", on("a"), with("taken"))}, noLabels)
 			nodes.Stock(w, w.list())
-			nodes.shelf.promised["promised"] = loop.Key{Namespace: "other", Name: "data"}
+			nodes.shelf.promise("promised", loop.Key{Namespace: "other", Name: "data"})
 			need := NeedOf(aPod("new", "", c.pod))
 			node, refusal := Pick(need, nodes)
 			got := ""
@@ -234,5 +234,26 @@ func TestAPodGoesWhereItsVolumesAre(t *testing.T) {
 				t.Errorf("\ngot  %s\nwant %s", got, c.want)
 			}
 		})
+	}
+}
+
+// Nodes with three disks each, and a pod whose claim waits for one.
+func BenchmarkPickWithAClaimAmong3000Volumes(b *testing.B) {
+	w := newWarehouse()
+	w.class("local", true)
+	w.claim("data", "local", 1)
+	nodes := NewNodes()
+	for i := range 1000 {
+		name := fmt.Sprint("n", i)
+		nodes.Set(aNode(name, "cpu=32 memory=64Gi"))
+		for disk := range 3 {
+			w.volume(fmt.Sprint(name, "-", disk), "local", 1+disk, name)
+		}
+	}
+	nodes.Stock(w, w.list())
+	pod := aPod("web", "cpu=100m memory=100Mi", with("data"))
+	b.ReportAllocs()
+	for b.Loop() {
+		Pick(NeedOf(pod), nodes)
 	}
 }
