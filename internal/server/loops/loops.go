@@ -143,7 +143,7 @@ func (ls *Loops) changed(kind *resource.Kind, old, new *cache.Object) {
 	}
 	ch := change{key: key, old: old, new: new, was: metaOf(old), is: metaOf(new)}
 	ls.garbage.Changed(garbage.Ref{Kind: kind, Namespace: key.Namespace, Name: key.Name}, ch.was, ch.is)
-	ls.world.storage.changed(ch)
+	ls.world.storage.changed(kind, ch)
 	for _, p := range ls.parts {
 		if mark := p.on[kind]; mark != nil {
 			mark(ch)

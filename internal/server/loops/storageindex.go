@@ -12,6 +12,7 @@ import (
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/claim"
 	"sampan.dev/internal/loop"
+	"sampan.dev/internal/resource"
 	"sampan.dev/internal/resource/core"
 )
 
@@ -49,7 +50,13 @@ func newStorageIndex() *storageIndex {
 }
 
 // changed takes a change over. The cache tells of them one after another.
-func (s storing) changed(ch change) {
+func (s storing) changed(kind *resource.Kind, ch change) {
+	switch {
+	case kind != s.pods && kind != s.claims && kind != s.volumes:
+		return
+	case kind == s.pods && ch.old != nil && ch.new != nil && ch.was.UID == ch.is.UID:
+		return // a pod's volumes never change: most changes are of a status, and cost nothing here
+	}
 	x := s.index
 	x.mu.Lock()
 	defer x.mu.Unlock()
