@@ -42,8 +42,8 @@ type Recorder interface {
 	Record(obj runtime.Object, kind, reason, message string)
 }
 
-// Controller runs as its Loop does. A key with a namespace is a claim's, one without a volume's. There is one worker: two would give one volume to two claims, and
-// find out only by conflicts.
+// Controller runs as its Loop does. A key with a namespace is a claim's, one without a volume's. Of workers that choose one volume for two claims the second to write
+// it finds that it has changed, and looks for another.
 type Controller struct {
 	*loop.Loop
 	view   View
@@ -54,7 +54,7 @@ type Controller struct {
 // New makes the controller.
 func New(view View, api API, events Recorder, metrics *loop.Metrics, log *slog.Logger) *Controller {
 	c := &Controller{view: view, api: api, events: events}
-	c.Loop = loop.New("persistentvolume-binder", c.Reconcile, loop.Options{Metrics: metrics, Log: log})
+	c.Loop = loop.New("persistentvolume-binder", c.Reconcile, loop.Options{Workers: 4, Metrics: metrics, Log: log})
 	return c
 }
 

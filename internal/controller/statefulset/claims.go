@@ -45,7 +45,8 @@ func (c *Controller) tellClaim(set *appsv1.StatefulSet, pod *corev1.Pod, claim *
 	c.events.Record(set, corev1.EventTypeNormal, "SuccessfulCreate", fmt.Sprintf("create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod.Name, set.Name))
 }
 
-// retain says on the claims of the set's pods whom they go with, as the set's policy has it. It does so before any pod goes.
+// retain says on the claims of the set's pods whom they go with, as the set's policy has it. It does so before any pod goes. A pod that has not begun yet, and whose claim
+// has gone meanwhile, gets another.
 func (c *Controller) retain(ctx context.Context, set *appsv1.StatefulSet, pods []*corev1.Pod) error {
 	if len(set.Spec.VolumeClaimTemplates) == 0 {
 		return nil
@@ -56,6 +57,9 @@ func (c *Controller) retain(ctx context.Context, set *appsv1.StatefulSet, pods [
 		for i := range set.Spec.VolumeClaimTemplates {
 			claim := c.claims.Claim(loop.Key{Namespace: set.Namespace, Name: claimName(set, set.Spec.VolumeClaimTemplates[i].Name, n)})
 			if claim == nil {
+				if pod.Status.Phase == corev1.PodPending && pod.DeletionTimestamp == nil {
+					errs = append(errs, c.ensure(ctx, set, pod))
+				}
 				continue
 			}
 			refs, changed := Owners(set, pod, claim)

@@ -70,6 +70,17 @@ func claimName(set *appsv1.StatefulSet, template string, ordinal int) string {
 	return template + "-" + podName(set, ordinal)
 }
 
+// Names says whether a pod of the set could have a claim of that name.
+func Names(set *appsv1.StatefulSet, claim string) bool {
+	for i := range set.Spec.VolumeClaimTemplates {
+		number, ok := strings.CutPrefix(claim, set.Spec.VolumeClaimTemplates[i].Name+"-"+set.Name+"-")
+		if _, err := strconv.ParseUint(number, 10, 31); ok && err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // claims are those that the pod of that ordinal needs.
 func claims(set *appsv1.StatefulSet, ordinal int) []*corev1.PersistentVolumeClaim {
 	var all []*corev1.PersistentVolumeClaim

@@ -312,6 +312,15 @@ func TestPodsGetTheirClaimsBeforeTheyAreMade(t *testing.T) {
 	if !slices.Equal(c.events, want) {
 		t.Errorf("%q", c.events)
 	}
+	// One that has not begun gets its claim again.
+	waits := c.pods["web-0"].DeepCopy()
+	waits.Status = corev1.PodStatus{Phase: corev1.PodPending}
+	c.pods["web-0"] = waits
+	delete(c.claims, "data-web-0")
+	c.run(t, controller)
+	if c.claims["data-web-0"] == nil || !Names(c.set, "data-web-0") || Names(c.set, "data-web-x") || Names(c.set, "log-web-0") {
+		t.Errorf("claims %v", c.claims)
+	}
 	// The pod is gone, and its claim is going: its successor waits.
 	delete(c.pods, "web-0")
 	c.claims["data-web-0"].DeletionTimestamp = new(metav1.NewTime(now))

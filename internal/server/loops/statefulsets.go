@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"sampan.dev/internal/cache"
 	"sampan.dev/internal/controller/statefulset"
 	"sampan.dev/internal/loop"
 	"sampan.dev/internal/resource"
@@ -17,9 +18,20 @@ import (
 func statefulSets(w *world) part {
 	s := stateful{revisioned{w, w.kindOf(statefulset.Kind), w.kindOf(appsv1.SchemeGroupVersion.WithKind("ControllerRevision"))}}
 	c := statefulset.New(s, s, w.storage, w.Events.As("statefulset-controller", ""), w.Queues, w.Log)
-	return part{account: "statefulset-controller", run: c.Run, on: s.on(c.Mark, func(o resource.Object) (labels.Selector, error) {
+	p := part{account: "statefulset-controller", run: c.Run, on: s.on(c.Mark, func(o resource.Object) (labels.Selector, error) {
 		return metav1.LabelSelectorAsSelector(o.(*appsv1.StatefulSet).Spec.Selector)
 	})}
+	p.on[w.storage.claims] = func(ch change) { // a pod waits for a claim of an earlier one to go
+		if ch.new != nil {
+			return
+		}
+		for o := range w.Cache.Snapshot().List(s.kind, cache.Selection{Namespace: ch.key.Namespace}) {
+			if statefulset.Names(cache.Typed[*appsv1.StatefulSet](o), ch.key.Name) {
+				c.Mark(keyOf(o))
+			}
+		}
+	}
+	return p
 }
 
 // revisioned is what the controllers of kinds with ControllerRevisions read and write.
