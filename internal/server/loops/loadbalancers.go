@@ -2,6 +2,7 @@ package loops
 
 import (
 	"context"
+	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -28,7 +29,12 @@ func loadBalancers(w *world) part {
 			}
 		},
 		b.slices: func(ch change) { b.sliceChanged(ch, c.Mark) },
-		w.nodes:  func(change) { c.GroundChanged() },
+		w.nodes: func(ch change) {
+			// Heartbeats, images and what pods take are nothing to an address.
+			if ch.old == nil || ch.new == nil || !reflect.DeepEqual(loadbalancer.NodeOf(nodeIn(ch.old)), loadbalancer.NodeOf(nodeIn(ch.new))) {
+				c.GroundChanged()
+			}
+		},
 		w.configs: func(ch change) {
 			if ch.key.Namespace == loadbalancer.Namespace && ch.key.Name == loadbalancer.Name {
 				c.GroundChanged()
