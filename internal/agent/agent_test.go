@@ -359,6 +359,13 @@ func TestWhatCannotStart(t *testing.T) {
 			fail:   map[string]error{"RunPodSandbox": status.Error(codes.Unknown, "no addresses")},
 			reason: "ContainerCreating", event: "Warning FailedCreatePodSandBox Failed to create pod sandbox: rpc error: code = Unknown desc = no addresses",
 		},
+		"a claim that is not there": {
+			change: func(p *corev1.Pod) {
+				p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "x"}}}}
+			},
+			reason: "ContainerCreating", event: "Warning FailedMount Unable to attach or mount volumes: unmounted volumes=[v], unattached volumes=[], failed to process volumes=[v]: " +
+				`error processing PVC ns/x: failed to fetch PVC from API server: persistentvolumeclaims "x" not found`,
+		},
 		"a volume that is not there": {
 			change: func(p *corev1.Pod) {
 				p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "x"}}}}}
