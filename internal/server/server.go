@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,7 @@ import (
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/controller/kubeservice"
 	"sampan.dev/internal/controller/loadbalancer"
+	"sampan.dev/internal/controller/nodelifecycle"
 	"sampan.dev/internal/events"
 	"sampan.dev/internal/leader"
 	"sampan.dev/internal/loop"
@@ -113,8 +115,8 @@ func Open(cfg Config) (*Server, error) {
 	uses := usage.New(ways.Dial)
 	s.loops = loops.Config{
 		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(), Signer: cfg.PKI, Usage: uses,
-		Own:          kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS, CA: cfg.PKI.CA(), Pods: cfg.Pods},
-		LoadBalancer: cfg.LoadBalancer, Pods: cfg.Pods, Queues: queues, Schedule: schedule, Profiles: cfg.Scheduling, Log: cfg.Log,
+		Own:   kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS, CA: cfg.PKI.CA(), Pods: cfg.Pods},
+		Nodes: nodelifecycle.Config{Stalled: stalled(st)}, LoadBalancer: cfg.LoadBalancer, Pods: cfg.Pods, Queues: queues, Schedule: schedule, Profiles: cfg.Scheduling, Log: cfg.Log,
 	}
 	var err error
 	if s.Tokens, err = issuer(s.Table, cfg.PKI); err != nil {
@@ -173,6 +175,14 @@ func (s *Server) storeWorks() error {
 func slow(st store.Store) func() error {
 	if s, ok := st.(interface{ Slow() error }); ok {
 		return s.Slow
+	}
+	return nil
+}
+
+// stalled asks the store for how much of the time it has stood still, if it knows.
+func stalled(st store.Store) func() time.Duration {
+	if s, ok := st.(interface{ Stalled() time.Duration }); ok {
+		return s.Stalled
 	}
 	return nil
 }

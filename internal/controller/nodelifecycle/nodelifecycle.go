@@ -2,7 +2,9 @@
 //
 // It watches Nodes, their Leases and their Pods; it writes conditions and taints of nodes, and makes the pods of a silent node not ready.
 // A node is silent when neither its lease nor its heartbeat has changed for the grace period: ours, or the time for which the lease says that it is
-// good, if that is longer. The clock is this process's own: what counts is when it has seen a change, never what time another machine wrote.
+// good, if that is longer. The clock is this process's own: what counts is when it has seen a change, never what time another machine wrote. And it stands while the store
+// does: only time in which the store took writes counts, since nobody can renew a lease in the other. So that stalls are known of when they matter, four writes a second are
+// made while a node is late; tainteviction counts by the same clock until it takes a node's pods for dead.
 // Before a node is called silent, something is written and read again, so that a store or a process that stood still is not taken for a dead node:
 // if that took long, or this process has not run for a while, the watch over all nodes begins anew.
 //
@@ -18,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,6 +47,8 @@ const pulse = time.Second
 type Config struct {
 	Grace        time.Duration // Grace, if zero
 	StartupGrace time.Duration // StartupGrace, if zero
+	// Stalled is for how much of the time the store has stood still, from the beginning until now; it never becomes less. Nil: it never does.
+	Stalled func() time.Duration
 	// Connected says whether the API server knows of the node's agent's connection, and when it broke: zero while it holds. After the watch over all
 	// nodes has begun anew, the grace of a node whose connection broke before counts from then. It may be nil.
 	Connected func(node string) (known bool, broken time.Time)
@@ -80,6 +85,7 @@ type Controller struct {
 	log    *slog.Logger
 	watch  watch
 	zones  zones
+	trying sync.Mutex // held by the worker that sees how long a write takes
 }
 
 // New makes the controller.
@@ -155,7 +161,7 @@ func (c *Controller) LeaseChanged(name string, lasts time.Duration) {
 	}
 }
 
-// Silence is for how long at the least nothing has been seen of the node, and the grace that it has.
+// Silence is for how long at the least nothing has been seen of the node while the store worked, and the grace that it has.
 func (c *Controller) Silence(node string) (silent, grace time.Duration) {
 	return c.watch.silence(node, time.Now())
 }
@@ -167,9 +173,10 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 	if node == nil {
 		return nil
 	}
+	var err error
 	left := c.watch.left(node, time.Now())
 	if left <= 0 && !lost(node) {
-		if err := c.prove(ctx); err != nil {
+		if err = c.prove(ctx, pulse); err != nil {
 			return err
 		}
 		if node = c.view.Node(key.Name); node == nil {
@@ -178,9 +185,14 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 		left = c.watch.left(node, time.Now())
 	}
 	if left > 0 {
+		if !lost(node) {
+			if left, err = c.doubt(ctx, node, left); err != nil {
+				return err
+			}
+		}
 		c.MarkAfter(key, left)
 	} else {
-		if err := c.silent(ctx, node); err != nil {
+		if err = c.silent(ctx, node); err != nil {
 			return err
 		}
 		if node = c.view.Node(key.Name); node == nil { // with its new conditions
@@ -190,10 +202,36 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 	return c.taint(ctx, node)
 }
 
-// prove makes sure that it is not us who stand still.
-func (c *Controller) prove(ctx context.Context) error {
+// late is how much of its grace a node has left when its renewal is late; closely is how often something is written then.
+const (
+	late    = Renew
+	closely = pulse / 4
+)
+
+// doubt says when to look at a node again that has so much of its grace left. While the node is late it is soon, and something is written, so that a store that stands still
+// shows in Stalled also where nobody else writes through this server.
+func (c *Controller) doubt(ctx context.Context, node *corev1.Node, left time.Duration) (next time.Duration, err error) {
+	switch {
+	case c.watch.c.Stalled == nil:
+		return left, nil
+	case left > late:
+		return left - late, nil
+	}
+	if !c.trying.TryLock() {
+		return closely, nil // another node's worker is about it
+	}
+	defer c.trying.Unlock()
+	if err := c.prove(ctx, closely); err != nil {
+		return 0, err
+	}
+	now := time.Now()
+	return max(min(c.watch.left(node, now), c.watch.proofDue(now, closely)), time.Millisecond), nil
+}
+
+// prove makes sure that it is not us who stand still, unless that was made sure of so short a time ago.
+func (c *Controller) prove(ctx context.Context, every time.Duration) error {
 	from := time.Now()
-	if !c.watch.needsProof(from) {
+	if c.watch.proofDue(from, every) > 0 {
 		return nil
 	}
 	err := c.api.Prove(ctx)

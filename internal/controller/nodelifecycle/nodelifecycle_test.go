@@ -32,6 +32,8 @@ type ground struct {
 	dead   map[string]bool
 	slow   time.Duration // each proof takes so long
 	broken bool          // the store takes nothing
+	still  chan struct{} // closed when the store works again; nil while it does
+	proof  func()        // each does this besides, if it is there
 }
 
 func (g *ground) Node(name string) *corev1.Node {
@@ -86,13 +88,23 @@ func (g *ground) UpdatePodStatus(_ context.Context, pod *corev1.Pod, change func
 
 func (g *ground) Prove(context.Context) error {
 	g.mu.Lock()
-	slow, broken := g.slow, g.broken
+	slow, broken, proof := g.slow, g.broken, g.proof
 	g.mu.Unlock()
+	if proof != nil {
+		proof()
+	}
 	time.Sleep(slow)
 	if broken {
 		return errors.New("the disk is full")
 	}
 	return nil
+}
+
+// stands is what is closed once the store works again; nil if it does.
+func (g *ground) stands() chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.still
 }
 
 func (g *ground) Record(obj runtime.Object, _, reason, message string) {
@@ -367,7 +379,7 @@ func TestThisProcessStoodStill(t *testing.T) {
 		w.mu.Lock() // as if a minute had passed since the last pulse, in which nobody was seen because nobody looked
 		w.ran = w.ran.Add(-time.Minute)
 		for _, s := range w.nodes {
-			s.at = s.at.Add(-time.Minute)
+			s.at.Time = s.at.Add(-time.Minute)
 		}
 		w.mu.Unlock()
 		g.c.NodeChanged("n0", g.Node("n0"), g.Node("n0"))

@@ -13,14 +13,34 @@ type watch struct {
 
 	mu    sync.Mutex // guards the fields below
 	nodes map[string]*sighting
-	begun time.Time // the watch over all nodes; silence from before does not count against them
+	begun mark      // the watch over all nodes; silence from before does not count against them
 	ran   time.Time // this process, for sure
 	proof time.Time // when the last proof that the store works was begun
 }
 
+// mark is a time, and for how long the store had stood still by then.
+type mark struct {
+	time.Time
+	stalled time.Duration
+}
+
+// now marks a time that has just been read.
+func (w *watch) now(t time.Time) mark {
+	if w.c.Stalled == nil {
+		return mark{Time: t}
+	}
+	return mark{t, w.c.Stalled()}
+}
+
+// between is for how much of the time between two marks the store worked. A stall that is noticed only once it has lasted for a while counts from its beginning, which may
+// be before the first mark: then it is less than that.
+func between(from, to mark) time.Duration {
+	return max(to.Sub(from.Time)-max(to.stalled-from.stalled, 0), 0)
+}
+
 // sighting is what was last seen of a node.
 type sighting struct {
-	at    time.Time     // the last change, or when it was first looked at
+	at    mark          // the last change, or when it was first looked at
 	lasts time.Duration // what its lease says
 	late  bool          // it has been found silent since
 }
@@ -31,7 +51,7 @@ func newWatch(c Config) watch { return watch{c: c, nodes: map[string]*sighting{}
 func (w *watch) begin(now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.begun, w.ran = now, now
+	w.begun, w.ran = w.now(now), now
 }
 
 // pulse notes that this process runs. If it has not for more than half of the grace, the watch begins anew, and pulse says for how long.
@@ -43,15 +63,18 @@ func (w *watch) pulse(now time.Time) (slept time.Duration) {
 	if gap <= pulse+w.c.Grace/2 {
 		return 0
 	}
-	w.begun = now
+	w.begun = w.now(now)
 	return gap
 }
 
-// needsProof says that it was not proved within the last second that the store works.
-func (w *watch) needsProof(now time.Time) bool {
+// proofDue is for how long no new proof is needed that the store works, if one is to begin every so often.
+func (w *watch) proofDue(now time.Time, every time.Duration) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.proof.IsZero() || now.Sub(w.proof) >= pulse
+	if w.proof.IsZero() {
+		return 0
+	}
+	return max(w.proof.Add(every).Sub(now), 0)
 }
 
 // proved notes that the store has worked. If it took more than half of the grace, the watch begins anew, and proved says how long it took.
@@ -64,7 +87,7 @@ func (w *watch) proved(from, now time.Time) (took time.Duration) {
 	if took = now.Sub(from); took <= w.c.Grace/2 {
 		return 0
 	}
-	w.begun = now
+	w.begun = w.now(now)
 	return took
 }
 
@@ -72,7 +95,7 @@ func (w *watch) proved(from, now time.Time) (took time.Duration) {
 func (w *watch) sight(name string, now time.Time) *sighting {
 	s := w.nodes[name]
 	if s == nil {
-		s = &sighting{at: now}
+		s = &sighting{at: w.now(now)}
 		w.nodes[name] = s
 	}
 	return s
@@ -90,7 +113,7 @@ func (w *watch) renewed(name string, lasts time.Duration, now time.Time) bool {
 	defer w.mu.Unlock()
 	s := w.sight(name, now)
 	news := s.late || s.lasts != lasts
-	s.at, s.lasts, s.late = now, lasts, false
+	s.at, s.lasts, s.late = w.now(now), lasts, false
 	return news
 }
 
@@ -100,7 +123,7 @@ func (w *watch) heartbeat(name string, was, is, now time.Time) {
 	defer w.mu.Unlock()
 	s := w.sight(name, now)
 	if !was.Equal(is) {
-		s.at, s.late = now, false
+		s.at, s.late = w.now(now), false
 	}
 }
 
@@ -119,7 +142,7 @@ func (w *watch) silence(name string, now time.Time) (silent, grace time.Duration
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.sight(name, now)
-	return now.Sub(s.at), max(w.c.Grace, s.lasts)
+	return between(s.at, w.now(now)), max(w.c.Grace, s.lasts)
 }
 
 // left is how much of its grace a node has; none makes it silent.
@@ -134,17 +157,17 @@ func (w *watch) left(node *corev1.Node, now time.Time) time.Duration {
 	defer w.mu.Unlock()
 	s := w.sight(node.Name, now)
 	since := s.at
-	if w.begun.After(since) {
+	if w.begun.After(since.Time) {
 		since = w.begun
-		if !broken.IsZero() && broken.Before(since) {
-			since = later(s.at, broken)
+		if !broken.IsZero() && broken.Before(since.Time) { // what had stalled by then is not known, so that it may be that it waits longer
+			since = mark{later(s.at.Time, broken), s.at.stalled}
 		}
 	}
 	grace := max(w.c.Grace, s.lasts)
 	if condition(node.Status.Conditions, corev1.NodeReady) == nil {
 		grace = max(grace, w.c.StartupGrace)
 	}
-	left := grace - now.Sub(since)
+	left := grace - between(since, w.now(now))
 	s.late = left <= 0
 	return left
 }

@@ -17,7 +17,8 @@
 //
 // The control plane counts from when it saw the last renewal, which is later than the agent sent it. When the node has been silent for
 // (G+s+k) × 1.01 + Margin (4 s), what was written before has been seen, and the node still has the taint unreachable, it deletes the pod for good, if it was marked for deletion. The
-// hundredth is for clocks that do not run alike. So a pod that tolerates 30 s and has 30 s to end is replaced 14.5 s after its toleration has ended, one that tolerates
+// hundredth is for clocks that do not run alike. Time in which the store took no writes does not count there, as nobody could renew then: so the control plane waits longer
+// than the agent counts on, never shorter. So a pod that tolerates 30 s and has 30 s to end is replaced 14.5 s after its toleration has ended, one that tolerates
 // 300 s 17.2 s after.
 // Always: a pod is deleted without its node's word only if its node has the annotation, is unreachable, and has been silent for that long; a pod that tolerates
 // unreachable for ever never is.

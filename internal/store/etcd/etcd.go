@@ -97,6 +97,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s.revision.Store(store.First)
 	s.pace.Of = "etcd"
 	s.base, s.end = context.WithCancelCause(context.Background())
+	s.pulse.began = time.Now()
 	s.pulse.renew, s.pulse.suspect = make(chan struct{}), make(chan struct{}, 1)
 	for {
 		if err = s.distrust(ctx); err != nil {
@@ -140,6 +141,21 @@ func (s *Store) Revision() int64 { return s.revision.Load() }
 
 // Slow says that etcd takes long to write, if it does; nil if not.
 func (s *Store) Slow() error { return s.pace.Slow() }
+
+// Stalled is for how much of the time since Open etcd took some write for a second or longer, or was silent.
+func (s *Store) Stalled() time.Duration {
+	s.quiet()
+	return s.pace.Stalled()
+}
+
+// Standstill is for how long, up to now, etcd has been silent; zero if it is not. That one write is not answered is no standstill: another member may take the next.
+// Stalled counts what Standstill says, always.
+func (s *Store) Standstill() time.Duration {
+	if quiet := s.quiet(); quiet > silentAfter {
+		return quiet
+	}
+	return 0
+}
 
 // saw notes the revision that an answer shows.
 func (s *Store) saw(revision int64) { raise(&s.revision, revision) }

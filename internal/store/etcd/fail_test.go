@@ -252,17 +252,33 @@ func TestSilence(t *testing.T) {
 	silence := s.Silence()
 	stopped := leader(t, s, all)
 	stopped.signal(t, syscall.SIGSTOP)
-	put(t, s, "/a", "1", 0)
+	for { // until there is another leader it may not be known whether it was made
+		_, err := s.Apply(t.Context(), store.Write{Key: "/a", Value: []byte("1"), Expect: store.Any})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, ErrUnknown) && !errors.Is(err, ErrUnanswered) {
+			t.Fatal(err)
+		}
+	}
 	<-batches
 	select {
 	case <-silence:
 		t.Fatal("two members of three are heard")
 	default:
 	}
+	if s.Standstill() != 0 {
+		t.Error("etcd stands still with two members of three")
+	}
+	before := s.Stalled() // the write that waited for another leader, for the most part
 	for _, p := range all {
 		p.signal(t, syscall.SIGSTOP)
 	}
 	<-silence
+	still := s.Standstill()
+	if still <= silentAfter || s.Stalled()-before < still {
+		t.Errorf("etcd is silent, and stands still for %v; counted are %v", still, s.Stalled()-before)
+	}
 	for _, p := range all {
 		p.signal(t, syscall.SIGCONT)
 	}
@@ -273,6 +289,14 @@ func TestSilence(t *testing.T) {
 			heard = true
 		}
 	}
+	if still := s.Standstill(); still != 0 {
+		t.Errorf("etcd is heard, and stands still for %v", still)
+	}
 	put(t, s, "/b", "1", 0)
-	<-batches
+	for batch := range batches {
+		if batch[0].Key == "/b" {
+			return
+		}
+	}
+	t.Error("the watch has ended")
 }

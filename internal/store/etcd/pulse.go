@@ -20,12 +20,17 @@ const (
 type pulse struct {
 	watchers atomic.Int64
 	suspect  chan struct{} // has one when a request was not answered for a while
-	heard    atomic.Int64  // when anything last came from a watch, in Unix nanoseconds
+	began    time.Time
+	heard    atomic.Int64 // when anything last came from a watch, in nanoseconds since began: by a clock that nobody sets
 
 	mu         sync.Mutex // guards the fields below
 	generation int        // which stream; streams of different contexts' metadata are different
 	renew      chan struct{}
 }
+
+// hear notes that something has come from a watch, and lastHeard says when it did.
+func (p *pulse) hear()                { p.heard.Store(int64(time.Since(p.began))) }
+func (p *pulse) lastHeard() time.Time { return p.began.Add(time.Duration(p.heard.Load())) }
 
 // stream returns a context for the stream that watches share now, and what is closed when they are to take another.
 func (p *pulse) stream(ctx context.Context) (context.Context, <-chan struct{}) {
@@ -73,7 +78,7 @@ func (s *Store) keepPulse() {
 			since = time.Now()
 			continue
 		}
-		if heard := time.Unix(0, s.pulse.heard.Load()); heard.After(since) {
+		if heard := s.pulse.lastHeard(); heard.After(since) {
 			since = heard
 		}
 		if time.Since(since) > pulseMissed {

@@ -11,9 +11,10 @@ const silentAfter = 8 * time.Second
 
 // silence tells whoever passes on what etcd sends that it may be passing on nothing.
 type silence struct {
-	mu  sync.Mutex // guards the fields below
-	now chan struct{}
-	is  bool // now is closed
+	mu    sync.Mutex // guards the fields below
+	now   chan struct{}
+	is    bool      // now is closed
+	since time.Time // when something last came, or there was a reason to expect nothing
 }
 
 // Silence returns what is closed once nothing has come of etcd for a while, or is closed already if so it is. When something comes again, a later call returns another.
@@ -46,24 +47,35 @@ func (q *silence) set(is bool) (news bool) {
 	return true
 }
 
+// quiet is for how long nothing has come of etcd although there are watches. Once that is silence it is counted as a time in which the store stood still, all of it.
+func (s *Store) quiet() time.Duration {
+	s.silence.mu.Lock()
+	defer s.silence.mu.Unlock()
+	since := &s.silence.since
+	if since.IsZero() || s.pulse.watchers.Load() == 0 {
+		*since = time.Now()
+	}
+	if heard := s.pulse.lastHeard(); heard.After(*since) {
+		*since = heard
+	}
+	quiet := time.Since(*since)
+	if quiet > silentAfter {
+		s.pace.Stood(*since)
+	}
+	return quiet
+}
+
 // listen notices silence. It looks more often than watches are asked how far they are, and never waits for a member.
 func (s *Store) listen() {
 	tick := time.NewTicker(pulseEvery / 3)
 	defer tick.Stop()
-	since := time.Now() // when there was last a reason to expect nothing
 	for {
 		select {
 		case <-s.base.Done():
 			return
 		case <-tick.C:
 		}
-		if s.pulse.watchers.Load() == 0 {
-			since = time.Now()
-		}
-		if heard := time.Unix(0, s.pulse.heard.Load()); heard.After(since) {
-			since = heard
-		}
-		quiet := time.Since(since)
+		quiet := s.quiet()
 		if s.silence.set(quiet > silentAfter) {
 			if quiet > silentAfter {
 				s.cfg.Log.Warn("etcd is silent: watches end, so that those who have them ask another server", "for", quiet.Round(time.Second))

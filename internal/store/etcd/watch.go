@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -142,7 +141,7 @@ func (w *watcher) take(answer clientv3.WatchResponse) error {
 		}
 		return nil
 	}
-	w.s.pulse.heard.Store(time.Now().UnixNano())
+	w.s.pulse.hear()
 	w.s.saw(answer.Header.Revision)
 	if answer.IsProgressNotify() && !answer.Created {
 		w.next = max(w.next, answer.Header.Revision+1)

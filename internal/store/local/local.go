@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tidwall/btree"
 
@@ -172,6 +173,21 @@ func (s *Store) Current(context.Context) (int64, error) { return s.Revision(), n
 
 // Slow says that the disk is slow, if it is; nil if not.
 func (s *Store) Slow() error { return s.pace.Slow() }
+
+// Stalled is for how much of the time since Open the disk took nothing for a second or longer.
+func (s *Store) Stalled() time.Duration { return s.pace.Stalled() }
+
+// standsStill is how long a batch waits for the disk until the store counts as one that stands still.
+const standsStill = 2 * time.Second
+
+// Standstill is for how long, up to now, the disk has taken nothing; zero if it works. One batch is written after the other, so that a slow one is all there is. Stalled
+// counts what Standstill says, always.
+func (s *Store) Standstill() time.Duration {
+	if waiting := s.pace.Waiting(); waiting >= standsStill {
+		return waiting
+	}
+	return 0
+}
 
 // Facts are figures to be exported. Writes and Syncs count since Open; their ratio is how well writes share syncs.
 type Facts struct {

@@ -59,3 +59,40 @@ func TestPatientWritesAreWrittenTogether(t *testing.T) {
 		answered(1)
 	})
 }
+
+// A store whose disk takes nothing says so once that has lasted for a while, and counts the time; one that nobody writes to stands not still.
+func TestADiskThatStandsStill(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var stands atomic.Bool
+		d := &disk{t: t, onSync: func(string) error {
+			if stands.Load() {
+				time.Sleep(30 * time.Second)
+			}
+			return nil
+		}}
+		s := open(t, dir, d.options(Options{}))
+		defer s.Close()
+		stalled := s.Stalled()
+		told := func(when string, still, since time.Duration) {
+			t.Helper()
+			if got, all := s.Standstill(), s.Stalled()-stalled; got != still || all != since {
+				t.Errorf("%s: it stands still for %v and did for %v, want %v and %v", when, got, all, still, since)
+			}
+		}
+		time.Sleep(time.Minute)
+		told("nobody writes", 0, 0)
+		stands.Store(true)
+		done := make(chan error)
+		go func() { _, err := s.Apply(t.Context(), store.Write{Key: "/a", Value: []byte("x")}); done <- err }()
+		time.Sleep(1500 * time.Millisecond)
+		told("the disk is slow", 0, 1500*time.Millisecond)
+		time.Sleep(8500 * time.Millisecond)
+		told("the disk stands still", 10*time.Second, 10*time.Second)
+		stands.Store(false)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		told("it works again", 0, 30*time.Second)
+	})
+}
