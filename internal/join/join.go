@@ -160,7 +160,7 @@ func skewError(server string, skew time.Duration) error {
 	if skew < 0 {
 		way = "behind"
 	}
-	return fmt.Errorf("this machine's clock is %s %s that of the server at %s, which makes certificates invalid: set it (timedatectl set-ntp true) and try again", skew.Abs().Round(time.Second), way, server)
+	return fmt.Errorf("this machine's clock is %s %s that of the server at %s, which makes certificates invalid: set it (timedatectl set-ntp true) and try again", skew.Abs().Round(time.Minute), way, server)
 }
 
 // checkVersion holds Kubernetes' rule: a node is not newer than the server, and at most three minor versions older (https://kubernetes.io/releases/version-skew-policy/).
