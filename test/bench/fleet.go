@@ -71,11 +71,17 @@ func (b *bench) manyNodes(ctx context.Context, size fleetSize) (err error) {
 		return err
 	}
 	name := fmt.Sprintf("%d pods on %d simulated nodes", size.pods, size.nodes)
+	spent := map[string]time.Duration{"server": cpu(c.server), "nodes": cpu(map[string]int{"": c.nodes.Process.Pid}), "clients": cpu(map[string]int{"": os.Getpid()})}
 	bound, running, err := c.fill(ctx, size)
 	if err != nil {
 		return err
 	}
 	line(name+": created and bound", fmt.Sprintf("%.0f/s", float64(size.pods)/bound.Seconds()), size.bind[0], size.bind[1])
+	each := func(now time.Duration, who string) float64 {
+		return float64((now - spent[who]).Microseconds()) / float64(size.pods)
+	}
+	line("  processor time for each: server, nodes, clients", fmt.Sprintf("%.0f, %.0f, %.0f µs", each(cpu(c.server), "server"),
+		each(cpu(map[string]int{"": c.nodes.Process.Pid}), "nodes"), each(cpu(map[string]int{"": os.Getpid()}), "clients")), "", "")
 	if size.late {
 		return nil
 	}
@@ -90,13 +96,13 @@ func (b *bench) manyNodes(ctx context.Context, size fleetSize) (err error) {
 	line(name+": CPU of the server at rest, of one core", fmt.Sprintf("%.1f %%", share), size.cpu, "")
 	line(name+": memory of the server (RSS)", fmt.Sprintf("%.0f MB", float64(statusField(c.server["sampan"], "VmRSS:"))/1e6), size.memory, "")
 	line("  of it not backed by the program's file", fmt.Sprintf("%.0f MB", float64(statusField(c.server["sampan"], "RssAnon:"))/1e6), "", "")
-	each, err := c.oneMore(ctx, 200)
+	took, err := c.oneMore(ctx, 200)
 	if err != nil {
 		return err
 	}
-	slices.Sort(each)
-	line(name+": one more is bound, median of 200", fmt.Sprintf("%.1f ms", each[len(each)/2].Seconds()*1e3), "", "")
-	line("  and p99", fmt.Sprintf("%.1f ms", each[len(each)*99/100].Seconds()*1e3), size.one, "")
+	slices.Sort(took)
+	line(name+": one more is bound, median of 200", fmt.Sprintf("%.1f ms", took[len(took)/2].Seconds()*1e3), "", "")
+	line("  and p99", fmt.Sprintf("%.1f ms", took[len(took)*99/100].Seconds()*1e3), size.one, "")
 	return nil
 }
 
