@@ -67,7 +67,9 @@ type Config struct {
 	Members func(context.Context) string
 	// Silence gives what is closed once the store has sent nothing for so long that it may be lost: watches end then, and none begins until it gives another, so that
 	// clients ask another server. Nil: that does not happen.
-	Silence    func() <-chan struct{}
+	Silence func() <-chan struct{}
+	// Standstill is for how long, up to now, the store has taken nothing; zero if it works. Nil: nothing is known of that.
+	Standstill func() time.Duration
 	Scheduling string                 // the scheduler's configuration, to be read by those who explain; empty: there is none
 	Snapshots  Snapshots              // nil: they cannot be made or restored
 	Metrics    []prometheus.Collector // of other parts, shown by /metrics besides our own

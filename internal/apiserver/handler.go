@@ -98,8 +98,11 @@ func (s *Server) plain(w http.ResponseWriter, r *http.Request) error {
 	case "openapi":
 		return s.openapi.serve(s, w, r)
 	case "sampan":
-		if path == SchedulingPath {
+		switch path {
+		case SchedulingPath:
 			return s.scheduling(w, r)
+		case StorePath:
+			return s.storeState(w, r)
 		}
 		return s.snapshot(w, r)
 	case "version":

@@ -76,6 +76,7 @@ var table = []rule{
 	{
 		groups: []string{Bootstrappers, Nodes}, verbs: []string{"create", "get", "list", "watch"}, resources: []string{"certificatesigningrequests.certificates.k8s.io"},
 	},
+	{groups: []string{Nodes}, verbs: []string{"get"}, paths: []string{"/sampan/v1/store"}}, // whether the store stands still
 	{groups: []string{Monitoring}, verbs: []string{"get"}, paths: []string{"/metrics", "/metrics/*"}},
 }
 

@@ -128,7 +128,7 @@ func Open(cfg Config) (*Server, error) {
 		TLS: cfg.PKI.ServerTLS(names, kubernetesIPs(cfg.Services)...), Tokens: s.Tokens,
 		Nodes: ways, Usage: uses, Address: cfg.Address,
 		Ready: map[string]func() error{"store": s.storeWorks},
-		Slow:  slow(st), Silence: silence(st), Members: members(st), Snapshots: &snapshots{Server: s}, Scheduling: cfg.SchedulingText,
+		Slow:  slow(st), Silence: silence(st), Standstill: standstill(st), Members: members(st), Snapshots: &snapshots{Server: s}, Scheduling: cfg.SchedulingText,
 		Metrics: append([]prometheus.Collector{queues, schedule}, cfg.Metrics...),
 		Log:     cfg.Log,
 	})
@@ -183,6 +183,14 @@ func slow(st store.Store) func() error {
 func stalled(st store.Store) func() time.Duration {
 	if s, ok := st.(interface{ Stalled() time.Duration }); ok {
 		return s.Stalled
+	}
+	return nil
+}
+
+// standstill asks the store whether it stands still now, if it knows.
+func standstill(st store.Store) func() time.Duration {
+	if s, ok := st.(interface{ Standstill() time.Duration }); ok {
+		return s.Standstill
 	}
 	return nil
 }
