@@ -218,11 +218,14 @@ func (r agentRun) keep(ctx context.Context, id *join.Identity, c *client.Client,
 	if !first.IsValid() {
 		first = nodeAddress(netip.Addr{}, network(r.inst, r.settings).Gateway(), r.inst.Bridge())
 	}
+	stores := newStandstill(id.ClientTLS())
+	defer stores.close()
+	unserved := func(ctx context.Context) time.Duration { return stores.unserved(ctx, r.allServers()) }
 	node := agent.New(agent.Config{
 		NodeName: r.settings.NodeName, NodeIP: first, NodeIP6: nodeAddress6(r.settings, r.inst.Bridge()),
 		DataDir: r.inst.Dir, PodCIDRs: r.settings.Node(), CgroupParent: r.inst.CgroupParent(), Labels: labels,
 		EvictionHard: evictionHard(r.settings), PressureHold: r.settings.PressureHold,
-		Lease: agentLease, Unserved: r.unserved, StateDir: r.inst.RunDir(),
+		Lease: agentLease, Unserved: unserved, StateDir: r.inst.RunDir(),
 		View: access, API: access, Events: recorder.As("kubelet", r.settings.NodeName), CRI: conn, Ports: pods,
 		Proxy: services.proxy, Policies: services.policies, ClusterDNS: []netip.Addr{r.settings.DNS()},
 		TLS: id.ServerTLS(), Listener: listener, Version: version.Git(), Log: r.log,
@@ -346,13 +349,11 @@ func notHere() func(netip.Addr) bool {
 	return func(a netip.Addr) bool { return err == nil && len(here) > 0 && !here[a.WithZone("")] }
 }
 
-// unserved says whether all servers' machines are there and say that no server runs: then nobody takes this node for lost, and a server that starts begins to
-// count when it does.
-func (r agentRun) unserved(ctx context.Context) bool {
+// allServers are those that are known now.
+func (r agentRun) allServers() []string {
 	r.mu.Lock()
-	all := r.settings.AllServers()
-	r.mu.Unlock()
-	return allRefuse(ctx, all)
+	defer r.mu.Unlock()
+	return r.settings.AllServers()
 }
 
 // told takes over which servers the cluster has.

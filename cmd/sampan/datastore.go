@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -210,16 +209,22 @@ func placed(ctx context.Context, seen *cache.Cache, kind *resource.Kind, name st
 	}
 }
 
-// sameRanges fails if the cluster has other address ranges than this server was started with.
-func (u *up) sameRanges(srv *server.Server) error {
+// networkOf is what the cluster says of its address ranges and servers, if it does yet.
+func networkOf(srv *server.Server) (n join.Network, known bool, err error) {
 	kind, _ := srv.Table.ByKind(corev1.SchemeGroupVersion.WithKind("ConfigMap"))
 	o := srv.Cache.Snapshot().Get(kind, metav1.NamespaceSystem, auth.NetworkName)
 	if o == nil {
-		return nil // the first server is about to say it
+		return n, false, nil
 	}
-	n, err := join.NetworkIn(cache.Typed[*corev1.ConfigMap](o))
-	if err != nil {
-		return err
+	n, err = join.NetworkIn(cache.Typed[*corev1.ConfigMap](o))
+	return n, err == nil, err
+}
+
+// sameRanges fails if the cluster has other address ranges than this server was started with.
+func (u *up) sameRanges(srv *server.Server) error {
+	n, known, err := networkOf(srv)
+	if err != nil || !known {
+		return err // the first server is about to say it
 	}
 	text := func(list []netip.Prefix) string {
 		var all []string
@@ -232,28 +237,4 @@ func (u *up) sameRanges(srv *server.Server) error {
 		return fmt.Errorf("the cluster has other address ranges than this server: start it with --pod-range %s --service-range %s", pods, services)
 	}
 	return nil
-}
-
-// unstored says whether all members' machines are there and say that no etcd runs: then no server can take this node for lost.
-func (u *up) unstored(ctx context.Context) bool {
-	return allRefuse(ctx, u.settings.Datastore.Endpoints)
-}
-
-// allRefuse says whether nothing listens at any of these addresses, as their machines say.
-func allRefuse(ctx context.Context, urls []string) bool {
-	for _, s := range urls {
-		u, err := url.Parse(s)
-		if err != nil {
-			return false
-		}
-		dialer := net.Dialer{Timeout: time.Second}
-		conn, err := dialer.DialContext(ctx, "tcp", u.Host)
-		if err == nil {
-			_ = conn.Close()
-		}
-		if !errors.Is(err, syscall.ECONNREFUSED) {
-			return false
-		}
-	}
-	return true
 }

@@ -19,6 +19,7 @@ import (
 
 	"sampan.dev/internal/agent"
 	"sampan.dev/internal/agent/inprocess"
+	"sampan.dev/internal/auth"
 	"sampan.dev/internal/bundle"
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/kubeconfig"
@@ -130,7 +131,10 @@ func (u *up) run(ctx context.Context) (err error) {
 		Version: version.Git(), Log: u.log,
 	}
 	if u.settings.Shared() { // others miss this node when it is gone, as they miss an agent
-		cfg.Lease, cfg.Unserved, cfg.StateDir = agentLease, u.unstored, u.inst.RunDir()
+		stores := newStandstill(keys.ClientTLS("system:node:"+u.settings.NodeName, []string{auth.Nodes}))
+		defer stores.close()
+		cfg.Lease, cfg.StateDir = agentLease, u.inst.RunDir()
+		cfg.Unserved = func(ctx context.Context) time.Duration { return unstored(ctx, srv, stores) }
 	}
 	node := agent.New(cfg)
 

@@ -121,9 +121,10 @@ type Config struct {
 	// Lease is how long the node's lease is good for, and with that how long the control plane waits before it calls the node unreachable; default 40 s. It is renewed
 	// four times as often, or thereabouts.
 	Lease time.Duration
-	// Unserved says whether no server is running anywhere that could miss this node: then nobody makes its pods again elsewhere. With it the agent fences
-	// itself: it stops pods when it has reached no server for as long as they tolerate that. Nil: it does not.
-	Unserved func(ctx context.Context) bool
+	// Unserved says for how long, up to now, no server has missed this node, as all of them say: their stores have stood still. NoServer: none runs anywhere, so that one that
+	// starts begins to count. Zero: one may miss it, or that is not known. It is asked when no renewal comes through. With it the agent fences itself: it stops
+	// pods when it has reached no server for as long as they tolerate that. Nil: it does not.
+	Unserved func(ctx context.Context) time.Duration
 	StateDir string // where what does not outlive a boot is kept; needed with Unserved
 
 	CgroupParent string // path in each hierarchy, "/sampan-ID"; empty: no control groups are made

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,13 +17,17 @@ import (
 // a pod again elsewhere, under the same name, without anybody's word that the old one is dead. Both sides of the rule are told in internal/controller/tainteviction.
 const FencesAnnotation = "sampan.dev/fences"
 
+// NoServer is what Config.Unserved says where no server runs.
+const NoServer = time.Duration(math.MaxInt64)
+
 // fenceKill is how many seconds, at the most, a pod's containers have to end once the agent fences itself.
 const fenceKill = 10
 
 // fence counts for how long no server has been reached, by a clock that goes on while the machine sleeps and that nobody sets.
 type fence struct {
 	grace   time.Duration         // that the control plane waits before it calls a node unreachable; zero: this agent does not fence itself
-	contact time.Duration         // when the last request was sent that a server is known to have heard, or that no server was there for; zero: never
+	contact time.Duration         // when the last request was sent that a server is known to have heard, or that no server was there for; later by what was spared since; zero: never
+	settled time.Duration         // up to when it is known which time counts
 	stopped map[types.UID]*fenced // pods that were stopped, until it is known that they are still meant to run here
 }
 
@@ -69,7 +74,7 @@ func toleratesUnreachable(pod *corev1.Pod) (d time.Duration, forever bool) {
 // want of it run again once it is known that they still are to: what the view shows may be what was before.
 func (a *Agent) heard(ctx context.Context, at time.Duration) {
 	a.mu.Lock()
-	a.fence.contact = at
+	a.fence.contact, a.fence.settled = at, at
 	pods := make(map[types.UID]*fenced, len(a.fence.stopped))
 	for uid, p := range a.fence.stopped {
 		pods[uid] = p
@@ -90,6 +95,38 @@ func (a *Agent) heard(ctx context.Context, at time.Duration) {
 			a.mark(key{p.namespace, p.name, uid})
 		}
 	}
+}
+
+// unheard finds out whether the time counts in which nothing comes through to a server.
+func (a *Agent) unheard(ctx context.Context) {
+	if a.cfg.Unserved == nil {
+		return
+	}
+	began := a.clock()
+	switch still := a.cfg.Unserved(ctx); still {
+	case 0:
+	case NoServer:
+		a.heard(ctx, began)
+	default: // up to some moment since it began; the machine may have slept meanwhile
+		a.spare(a.clock()-still, began)
+	}
+}
+
+// spare takes a time off that in which no server was reached: nobody counted it elsewhere. It does not make up for what had passed before, nor let a pod that was stopped
+// run again, since nothing was heard of this node.
+func (a *Agent) spare(from, to time.Duration) {
+	a.mu.Lock()
+	f := &a.fence
+	from = max(from, f.settled)
+	if f.contact == 0 || from >= to {
+		a.mu.Unlock()
+		return
+	}
+	f.contact += to - from
+	f.settled = to
+	contact := f.contact
+	a.mu.Unlock()
+	a.noteContact(contact)
 }
 
 // enforce stops what is due, and says how long it is until the next one; zero: none is.

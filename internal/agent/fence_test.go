@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,20 +50,37 @@ func TestForHowLongAPodToleratesAnUnreachableNode(t *testing.T) {
 }
 
 // fencing makes the house's next agent fence itself, with a lease of 8 s, by the bubble's clock.
-func (h *house) fencing(unserved bool) {
+// Where nobody is reached, unserved is what all servers say.
+func (h *house) fencing(unserved func() time.Duration) {
 	begin := time.Now().Add(-time.Hour) // the machine has been up for an hour
 	h.change = func(a *Agent) {
 		a.cfg.Lease, a.cfg.StateDir = 8*time.Second, h.dir
-		a.cfg.Unserved = func(context.Context) bool { return unserved && h.api.away.Load() }
+		a.cfg.Unserved = func(context.Context) time.Duration { return unserved() }
 		a.fence.grace, a.clock = a.cfg.Lease, func() time.Duration { return time.Since(begin) }
 	}
 	h.stop()
 	h.start()
 }
 
+// missed is what nobody who is silent can hope for more than.
+func missed() time.Duration { return 0 }
+
+// stall is stores that stand still, from a moment on.
+type stall struct{ since atomic.Pointer[time.Time] }
+
+func (s *stall) begin() { s.since.Store(new(time.Now())) }
+func (s *stall) end()   { s.since.Store(nil) }
+
+func (s *stall) lasts() time.Duration {
+	if since := s.since.Load(); since != nil {
+		return time.Since(*since)
+	}
+	return 0
+}
+
 func TestAnAgentThatReachesNobodyStopsItsPods(t *testing.T) {
 	live(t, func(h *house) {
-		h.fencing(false)
+		h.fencing(missed)
 		if h.node().Annotations[FencesAnnotation] != "true" || *h.lease().Spec.LeaseDurationSeconds != 8 {
 			h.Errorf("it does not say that it fences itself: %v", h.node().Annotations)
 		}
@@ -109,7 +127,7 @@ func TestAnAgentThatReachesNobodyStopsItsPods(t *testing.T) {
 
 func TestNobodyIsMissedWhereNoServerRuns(t *testing.T) {
 	live(t, func(h *house) {
-		h.fencing(true)
+		h.fencing(func() time.Duration { return NoServer })
 		h.api.put(newPod(tolerating(0)))
 		h.after(5 * time.Second)
 		h.api.away.Store(true)
@@ -120,9 +138,108 @@ func TestNobodyIsMissedWhereNoServerRuns(t *testing.T) {
 	})
 }
 
+func TestTimeInWhichEveryStoreStandsStillDoesNotCount(t *testing.T) {
+	live(t, func(h *house) {
+		var still stall
+		h.fencing(still.lasts)
+		h.api.put(newPod(tolerating(5)))
+		h.after(5 * time.Second)
+		running := func(want int, when string) {
+			h.Helper()
+			if _, n, _ := h.rt.counts(); n != want {
+				h.Errorf("%s: %d run, want %d", when, n, want)
+			}
+		}
+		h.api.away.Store(true)
+		still.begin()
+		h.after(10 * time.Minute)
+		running(1, "every store stands still")
+		h.stop() // and a new agent knows no less
+		h.start()
+		h.after(10 * time.Minute)
+		running(1, "the agent was started anew meanwhile")
+		h.api.away.Store(false)
+		still.end()
+		h.after(10 * time.Second)
+		running(1, "all is well again")
+		if n := h.status("c").RestartCount; n != 0 {
+			h.Errorf("it was started again %d times", n)
+		}
+	})
+}
+
+func TestAStallMakesUpForNoOtherSilence(t *testing.T) {
+	live(t, func(h *house) {
+		var still stall
+		h.fencing(still.lasts)
+		h.api.put(newPod(tolerating(30)))
+		h.after(5 * time.Second)
+		running := func(want int, when string) {
+			h.Helper()
+			if _, n, _ := h.rt.counts(); n != want {
+				h.Errorf("%s: %d run, want %d", when, n, want)
+			}
+		}
+		h.api.away.Store(true)
+		h.after(20 * time.Second) // in which a control plane counts, though no answer comes
+		still.begin()
+		h.after(5 * time.Minute)
+		running(1, "every store stands still")
+		still.end()
+		h.after(8 * time.Second)
+		running(1, "what is left of its 38 s")
+		h.after(12 * time.Second) // the last asking was up to 2 s before the end
+		running(0, "38 s that counted have passed")
+		still.begin()
+		h.after(5 * time.Minute)
+		running(0, "that a store stands still says nothing about a pod that may have been made again")
+		still.end()
+		h.api.away.Store(false)
+		h.after(5 * time.Second)
+		running(1, "a server was heard, and the pod is still meant to run here")
+	})
+}
+
+// Of two answers about the same time one counts, and none counts for what was before the last contact.
+func TestWhatIsSparedCountsOnce(t *testing.T) {
+	type span [2]time.Duration
+	for name, c := range map[string]struct {
+		spans []span
+		want  time.Duration // by which the contact, at 100 s, is moved
+	}{
+		"nothing":                                   {},
+		"all since the contact":                     {[]span{{100, 112}}, 12},
+		"some of it":                                {[]span{{105, 112}}, 7},
+		"what was before the contact is not":        {[]span{{90, 112}}, 12},
+		"the same again":                            {[]span{{100, 112}, {100, 112}}, 12},
+		"more of the same":                          {[]span{{100, 112}, {100, 118}}, 18},
+		"another":                                   {[]span{{100, 112}, {120, 130}}, 22},
+		"one that was over before it was told":      {[]span{{112, 112}, {115, 110}}, 0},
+		"what the machine slept through is not":     {[]span{{3700, 104}}, 0},
+		"an older one that comes late adds nothing": {[]span{{110, 120}, {100, 115}}, 10},
+	} {
+		a := &Agent{}
+		a.fence = fence{grace: 9, contact: 100, settled: 100}
+		for _, s := range c.spans {
+			a.spare(s[0], s[1])
+			if a.fence.contact > a.fence.settled {
+				t.Errorf("%s: the contact is moved to %d, and all is settled up to %d only", name, a.fence.contact, a.fence.settled)
+			}
+		}
+		if got := a.fence.contact - 100; got != c.want {
+			t.Errorf("%s: moved by %d, want %d", name, got, c.want)
+		}
+	}
+	never := &Agent{}
+	never.spare(100, 112)
+	if never.fence.contact != 0 {
+		t.Error("who has reached nobody yet has something spared")
+	}
+}
+
 func TestAnAgentThatStartsAnewGoesOnCounting(t *testing.T) {
 	live(t, func(h *house) {
-		h.fencing(false)
+		h.fencing(missed)
 		h.api.put(newPod(tolerating(30)))
 		h.after(5 * time.Second)
 		if _, err := os.Stat(filepath.Join(h.dir, podsFile)); err != nil {

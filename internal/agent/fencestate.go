@@ -116,7 +116,7 @@ func (a *Agent) guard(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	if a.fence.contact == 0 {
-		a.fence.contact = contact
+		a.fence.contact, a.fence.settled = contact, a.clock() // of the time before, what was to be spared has been
 	}
 	a.mu.Unlock()
 	for {

@@ -123,6 +123,8 @@ func (k *nodeKeeper) run(ctx context.Context) error {
 		if !registered {
 			if failed = k.register(ctx); failed == nil {
 				registered = true
+			} else {
+				a.unheard(ctx)
 			}
 		}
 		if registered {
@@ -301,6 +303,12 @@ func (k *nodeKeeper) renew(ctx context.Context) error {
 	if node := k.last(); node != nil {
 		uid = node.UID
 	}
+	asking := ctx
+	if k.agent.cfg.Unserved != nil { // what has to be stopped meanwhile does not wait for a store that stands still
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, k.agent.cfg.Lease/3)
+		defer cancel()
+	}
 	began := k.agent.clock()
 	err := k.agent.cfg.API.RenewLease(ctx, name, func(l *coordinationv1.Lease) {
 		now, duration := metav1.NowMicro(), int32(k.agent.cfg.Lease/time.Second)
@@ -309,10 +317,10 @@ func (k *nodeKeeper) renew(ctx context.Context) error {
 			l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: name, UID: uid}}
 		}
 	})
-	if err == nil || k.agent.cfg.Unserved != nil && k.agent.cfg.Unserved(ctx) {
-		k.agent.heard(ctx, began)
-	}
-	if err != nil {
+	if err == nil {
+		k.agent.heard(asking, began)
+	} else {
+		k.agent.unheard(asking)
 		return fmt.Errorf("renew lease of node %s: %w", name, err)
 	}
 	return nil

@@ -187,6 +187,14 @@ func stalled(st store.Store) func() time.Duration {
 	return nil
 }
 
+// Standstill is for how long, up to now, the store has taken nothing; zero if it works, or if nothing is known of that.
+func (s *Server) Standstill() time.Duration {
+	if still := standstill(s.store); still != nil {
+		return still()
+	}
+	return 0
+}
+
 // standstill asks the store whether it stands still now, if it knows.
 func standstill(st store.Store) func() time.Duration {
 	if s, ok := st.(interface{ Standstill() time.Duration }); ok {

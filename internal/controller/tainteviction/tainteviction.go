@@ -17,9 +17,16 @@
 //
 // The control plane counts from when it saw the last renewal, which is later than the agent sent it. When the node has been silent for
 // (G+s+k) × 1.01 + Margin (4 s), what was written before has been seen, and the node still has the taint unreachable, it deletes the pod for good, if it was marked for deletion. The
-// hundredth is for clocks that do not run alike. Time in which the store took no writes does not count there, as nobody could renew then: so the control plane waits longer
-// than the agent counts on, never shorter. So a pod that tolerates 30 s and has 30 s to end is replaced 14.5 s after its toleration has ended, one that tolerates
+// hundredth is for clocks that do not run alike. So a pod that tolerates 30 s and has 30 s to end is replaced 14.5 s after its toleration has ended, one that tolerates
 // 300 s 17.2 s after.
+//
+// Time in which the store stands still counts on neither side, as nobody can renew in it. The control plane takes off all that its store has stood still since it saw the
+// renewal, a stall that was noticed late whole: so it waits longer than the agent counts on, never shorter. An agent whose renewal fails asks all servers that it knows of. If
+// each proves by TLS who it is and says that its store stands still, or its machine says that no server runs there, the agent takes off the time, up to when it asked, for which
+// all say so; and nothing else, so that what it was silent for besides has passed on both sides. If no server runs at all it counts anew, as one that starts will. That is safe:
+// while all say so no deletion can be written; what a server has said it takes off its own count, too, before it says it, so that whenever the store works again it has counted no
+// more than the agent has; and a server that comes to lead later counts from then. A pod that was stopped is not started by it: nothing was heard of the node.
+// Not covered is a server that leads and that the agent has not heard of: one that joined, and won, within the moment that it takes agents to be told.
 // Always: a pod is deleted without its node's word only if its node has the annotation, is unreachable, and has been silent for that long; a pod that tolerates
 // unreachable for ever never is.
 package tainteviction
