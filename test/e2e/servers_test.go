@@ -192,6 +192,22 @@ spec:
       containers: [{name: idle, image: "sampan.dev/hello:1"}]
 `
 
+// hasty is a pod that does not tolerate for long that its node is not reached.
+const hasty = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: hasty}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: hasty}}
+  template:
+    metadata: {labels: {app: hasty}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 5}]
+      containers: [{name: hasty, image: "sampan.dev/hello:1"}]
+`
+
 // Servers and members of etcd are killed, cut off and stopped, in turn, while clients write: see the steps.
 func TestServersOnADatastore(t *testing.T) {
 	t.Parallel() // with the others that wait for the most part
@@ -301,11 +317,14 @@ func TestServersOnADatastore(t *testing.T) {
 	}
 	l.end()
 
-	// All of them stand still, for as long as a node's lease and its pods' tolerations last.
+	// All of them stand still, for longer than a node's lease and its pods' tolerations last. The agent asks all servers, who say so: nothing is stopped.
+	f.servers[0].apply(hasty)
+	f.servers[0].kubectl("rollout", "status", "deployment/hasty", "--timeout=60s")
+	hastyBefore, _ := f.runs("hasty")
 	for _, m := range f.store.members {
 		m.signal(t, unix.SIGSTOP)
 	}
-	time.Sleep(30 * time.Second)
+	time.Sleep(50 * time.Second)
 	for _, m := range f.store.members {
 		m.signal(t, unix.SIGCONT)
 	}
@@ -313,9 +332,11 @@ func TestServersOnADatastore(t *testing.T) {
 		eventually(t, c.base+" is ready after etcd stood still", func() bool { return c.do(t.Context(), http.MethodGet, "/readyz", nil, nil) == nil })
 		reconciles(i, "after-stop-"+strconv.Itoa(i))
 	}
-	f.ready("a1")
-	f.noneEvicted("etcd stood still")
+	f.wellAllAlong("etcd stood still")
 	same("etcd stood still")
+	if now, _ := f.runs("hasty"); now != hastyBefore {
+		t.Errorf("etcd stood still: containers were\n%s\nand are\n%s", hastyBefore, now)
+	}
 	for _, s := range f.servers {
 		if s.server() == 0 {
 			t.Errorf("%s does not run", s.on.name)
