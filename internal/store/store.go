@@ -78,7 +78,7 @@ type Write struct {
 }
 
 // Patience is how long a patient write waits for others, at the most.
-const Patience = 20 * time.Millisecond
+const Patience = 100 * time.Millisecond
 
 // Event is one committed write as a watcher sees it.
 //

@@ -147,17 +147,23 @@ func (c *Controller) NodeChanged(name string, old, new *corev1.Node) {
 		c.watch.heartbeat(name, beat(old), beat(new), time.Now())
 	}
 	for _, other := range c.zones.set(name, new) {
-		c.Mark(loop.Key{Name: other})
+		c.again(other)
 	}
 	if new != nil {
-		c.Mark(loop.Key{Name: name})
+		c.again(name)
 	}
+}
+
+// again has a node looked at whole.
+func (c *Controller) again(name string) {
+	c.watch.changed(name)
+	c.Mark(loop.Key{Name: name})
 }
 
 // LeaseChanged says that the node's lease has been renewed, and how long it is good.
 func (c *Controller) LeaseChanged(name string, lasts time.Duration) {
 	if c.watch.renewed(name, lasts, time.Now()) {
-		c.Mark(loop.Key{Name: name})
+		c.again(name)
 	}
 }
 
@@ -169,8 +175,14 @@ func (c *Controller) Silence(node string) (silent, grace time.Duration) {
 // Reconcile looks after one node.
 func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 	c.checkSelf()
+	if left := c.watch.settledFor(key.Name, time.Now()); left > 0 {
+		c.MarkAfter(key, left)
+		return nil
+	}
+	changes := c.watch.changes(key.Name)
 	node := c.view.Node(key.Name)
 	if node == nil {
+		c.watch.forget(key.Name)
 		return nil
 	}
 	var err error
@@ -199,13 +211,19 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 			return nil
 		}
 	}
-	return c.taint(ctx, node)
+	if err := c.taint(ctx, node); err != nil {
+		return err
+	}
+	if left > 0 && !lost(node) && executing(node) == "" && condition(node.Status.Conditions, corev1.NodeReady) != nil {
+		c.watch.settle(key.Name, changes)
+	}
+	return nil
 }
 
 // late is how much of its grace a node has left when its renewal is late; closely is how often something is written then.
 const (
-	late    = Renew
-	closely = pulse / 4
+	late    = Grace - Renew - pulse/4
+	closely = pulse / 10
 )
 
 // doubt says when to look at a node again that has so much of its grace left. While the node is late it is soon, and something is written, so that a store that stands still
@@ -309,7 +327,7 @@ func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
 // written looks at a node again that somebody else has changed meanwhile.
 func (c *Controller) written(node *corev1.Node, err error) error {
 	if apierrors.IsConflict(err) {
-		c.Mark(loop.Key{Name: node.Name})
+		c.again(node.Name)
 		return nil
 	}
 	return gone(err)

@@ -34,11 +34,13 @@ type ground struct {
 	broken bool          // the store takes nothing
 	still  chan struct{} // closed when the store works again; nil while it does
 	proof  func()        // each does this besides, if it is there
+	looks  int           // at Nodes
 }
 
 func (g *ground) Node(name string) *corev1.Node {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.looks++
 	return g.nodes[name]
 }
 
@@ -238,6 +240,30 @@ func during(t *testing.T, c Config, nodes int, do func(g *ground)) {
 }
 
 const both = "unreachable:NoExecute unreachable:NoSchedule"
+
+// At rest a node costs no look at its Node, whatever Stalled is; and what comes later is still seen.
+func TestANodeAtRestIsNotLookedAt(t *testing.T) {
+	for _, stalled := range []func() time.Duration{nil, func() time.Duration { return 0 }} {
+		during(t, Config{Stalled: stalled}, 20, func(g *ground) {
+			looks := func() int {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				return g.looks
+			}
+			before := looks()
+			time.Sleep(10 * time.Minute)
+			if n := looks() - before; n > 0 {
+				t.Errorf("20 nodes at rest were looked at %d times in ten minutes", n)
+			}
+			g.say("n3", corev1.ConditionFalse)
+			time.Sleep(time.Second)
+			g.expect("it says that it is not ready", "n3", corev1.ConditionFalse, "not-ready:NoExecute not-ready:NoSchedule")
+			g.die("n7")
+			time.Sleep(10 * time.Second)
+			g.expect("it is lost", "n7", corev1.ConditionUnknown, both)
+		})
+	}
+}
 
 func TestALostNodeIsNoticedInTenSeconds(t *testing.T) {
 	during(t, Config{}, 3, func(g *ground) {

@@ -43,6 +43,9 @@ type sighting struct {
 	at    mark          // the last change, or when it was first looked at
 	lasts time.Duration // what its lease says
 	late  bool          // it has been found silent since
+
+	changes int // of what has to be looked at besides the time, counted from 1
+	settled int // the last of them after which nothing was left to do but wait
 }
 
 func newWatch(c Config) watch { return watch{c: c, nodes: map[string]*sighting{}} }
@@ -99,6 +102,38 @@ func (w *watch) sight(name string, now time.Time) *sighting {
 		w.nodes[name] = s
 	}
 	return s
+}
+
+// changed notes that there is more to look at of a node than the time.
+func (w *watch) changed(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sight(name, time.Now()).changes++
+}
+
+// changes is how many have been noted.
+func (w *watch) changes(name string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sight(name, time.Now()).changes
+}
+
+// settle notes that a node that has said how it is, and is heard of, needs nothing after so many changes but to be heard of again.
+func (w *watch) settle(name string, changes int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sight(name, time.Now()).settled = changes
+}
+
+// settledFor is for how long a node need not be looked at if nothing changes: at rest that is all that is asked of a node, and it costs no look at the Node. Zero: it has to be now.
+func (w *watch) settledFor(name string, now time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.nodes[name]
+	if s == nil || s.changes == 0 || s.settled != s.changes || w.begun.After(s.at.Time) {
+		return 0
+	}
+	return max(w.c.Grace, s.lasts) - between(s.at, w.now(now)) - late
 }
 
 func (w *watch) forget(name string) {
