@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -57,8 +58,14 @@ func (f *fleet) lease(ctx context.Context, node string, lasts time.Duration) err
 		l.ResourceVersion, l.Spec = "", spec
 		return l, nil
 	}, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
+	for apierrors.IsNotFound(err) {
+		seen := f.c.Cache.Snapshot().Revision()
 		_, err = f.c.Registry.Create(ctx, kind, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: node}, Spec: spec}, metav1.CreateOptions{})
+		if apierrors.IsNotFound(err) { // a cluster that has only just begun makes the namespace in a moment
+			if waited := f.c.Cache.Wait(ctx, seen+1); waited != nil {
+				return errors.Join(err, waited)
+			}
+		}
 	}
 	return err
 }
