@@ -19,7 +19,7 @@ import (
 
 const (
 	turn   = 50 * time.Millisecond // of the wheel: leases are renewed in as many portions as there are of these in Config.Renew
-	hearts = 128                   // renewals under way at once: each may wait for others to be written with
+	hearts = 512                   // renewals under way at once: each may wait for others to be written with
 	quiet  = 30 * time.Second      // between two words about leases that cannot be renewed
 )
 
