@@ -59,7 +59,7 @@ func TestWhoMayShareADatastore(t *testing.T) {
 	other := three.node(t)
 	refused("an empty datastore, and a store of its own", "moves it there", own, append(emptyFlags, "--node-name=share3")...)
 	own.sampan("server", "--detach", "--merge-kubeconfig=false", "--no-agent") // it is as it was
-	eventually(t, "the cluster has said who its authority is", func() bool { // which tells its objects from another's
+	eventually(t, "the cluster has said who its authority is", func() bool {   // which tells its objects from another's
 		_, err := own.try("kubectl", "get", "configmap", "-n", "kube-system", "kube-root-ca.crt")
 		return err == nil
 	})
