@@ -23,19 +23,21 @@ const replicas = 6
 // web is what survives the loss of a machine.
 func web() (*appsv1.Deployment, *corev1.Service) {
 	labels := map[string]string{"app": "web"}
-	return &appsv1.Deployment{
+	probe := &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt(80)}}}
+	d := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: new(int32(replicas)), Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{
-				Name: "web", Image: "sampan.dev/hello:1",
-				ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt(80)}}},
+				Name: "web", Image: "sampan.dev/hello:1", ReadinessProbe: probe,
 			}}}},
 		},
-	}, &corev1.Service{
+	}
+	s := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Selector: labels, Ports: []corev1.ServicePort{{Port: 80, NodePort: 30080}}},
 	}
+	return d, s
 }
 
 // lost measures what is noticed of a machine that dies without a word: a server and two agents, six pods behind a Service, all settings as they are.
