@@ -99,8 +99,10 @@ type Ports interface {
 
 // Proxy knows where packets for Services go. proxy.Proxy is one; nil knows nothing.
 type Proxy interface {
-	// Sends reports whether packets for some Service go to that address.
+	// Sends reports whether connections to some Service may go to that address.
 	Sends(to netip.Addr) bool
+	// OnLeft calls once, as soon as none do any more.
+	OnLeft(to netip.Addr, call func())
 }
 
 // Policies enforces NetworkPolicies. netpol.Policies is one; nil enforces none.

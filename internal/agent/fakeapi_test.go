@@ -37,6 +37,7 @@ type fakeAPI struct {
 	guarded  []string      // pods that network policies were asked for, with their addresses
 	hold     chan struct{} // until when policies are not in force; nil: they are
 	behind   atomic.Bool   // packets for some Service go to each pod
+	left     []func()      // to be called when they do not any more
 	away     atomic.Bool   // no server is reached
 
 	mu      sync.Mutex
@@ -116,6 +117,28 @@ func (f *fakeAPI) Services(namespace string) (all []*corev1.Service) {
 }
 
 func (f *fakeAPI) Sends(to netip.Addr) bool { return to.IsValid() && f.behind.Load() }
+
+func (f *fakeAPI) OnLeft(to netip.Addr, call func()) {
+	if !f.Sends(to) {
+		call()
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.left = append(f.left, call)
+}
+
+// leave has the proxy hear that no Service has the pods any more.
+func (f *fakeAPI) leave() {
+	f.behind.Store(false)
+	f.mu.Lock()
+	calls := f.left
+	f.left = nil
+	f.mu.Unlock()
+	for _, call := range calls {
+		call()
+	}
+}
 
 // guards enforces network policies in the API's name.
 type guards struct{ *fakeAPI }

@@ -206,18 +206,20 @@ func (k *keeper) unwell(c *corev1.Container, have *Container) {
 const annotationStopDelay = "sampan.dev/stop-delay"
 
 // stopDelay is that for pods that say nothing, if they are ready by a probe or behind a Service: those who send requests learn of the deletion at the same
-// time as the agent, and are spared a connection that is refused.
+// time as the agent, and are spared a connection that is refused. Behind a Service it begins when this node's own proxy has left the pod, which shows that
+// the news has gone all the way, and is as long for those of other nodes; after mostLeaving it is not waited for any more.
 const (
 	stopDelay     = 100 * time.Millisecond
+	mostLeaving   = 2 * time.Second
 	mostStopDelay = 10 * time.Second
 )
 
 // servesUntil says until when a pod that is being deleted goes on serving; zero: it has no reason to.
 func servesUntil(in Input) time.Time {
-	d := stopDelay
+	d, told := stopDelay, false
 	if text, ok := in.Pod.Annotations[annotationStopDelay]; ok {
 		if asked, err := time.ParseDuration(text); err == nil {
-			d = min(asked, mostStopDelay)
+			d, told = min(asked, mostStopDelay), true
 		}
 	} else if !in.Behind && !slices.ContainsFunc(in.Pod.Spec.Containers, func(c corev1.Container) bool { return c.ReadinessProbe != nil }) {
 		return time.Time{}
@@ -233,18 +235,32 @@ func servesUntil(in Input) time.Time {
 	if since.IsZero() {
 		since = in.Now
 	}
-	return since.Add(d)
+	until := since.Add(d)
+	if !in.Behind || told {
+		return until
+	}
+	most := since.Add(min(mostLeaving, graceOf(in)/2))
+	if in.Left.IsZero() {
+		return most
+	}
+	if after := in.Left.Add(d); after.After(until) {
+		until = after
+	}
+	if until.After(most) {
+		return most
+	}
+	return until
 }
 
-// behindService says that packets for some Service go to the pod.
-func (a *Agent) behindService(pod *corev1.Pod) bool {
+// servedAt are the pod's addresses that connections to some Service go to.
+func (a *Agent) servedAt(pod *corev1.Pod) (all []netip.Addr) {
 	if a.cfg.Proxy == nil || pod.Spec.HostNetwork {
-		return false
+		return nil
 	}
 	for _, p := range pod.Status.PodIPs {
 		if ip, err := netip.ParseAddr(p.IP); err == nil && a.cfg.Proxy.Sends(ip.Unmap()) {
-			return true
+			all = append(all, ip.Unmap())
 		}
 	}
-	return false
+	return all
 }

@@ -163,11 +163,15 @@ func TestAReadyPodServesForAMomentAfterItsDeletion(t *testing.T) {
 	for name, c := range map[string]struct {
 		annotation string
 		probe      *corev1.Probe
-		behind     bool // a Service
+		behind     bool          // a Service
+		leaves     time.Duration // after the deletion, the proxy
 		want       time.Duration
 	}{
 		"by a probe":           {probe: by("ready"), want: 100 * time.Millisecond},
-		"behind a Service":     {behind: true, want: 100 * time.Millisecond},
+		"behind a Service":     {behind: true, leaves: 5 * time.Millisecond, want: 105 * time.Millisecond},
+		"the proxy is slow":    {behind: true, leaves: 700 * time.Millisecond, want: 800 * time.Millisecond},
+		"slower than is borne": {behind: true, leaves: time.Hour, want: 2 * time.Second},
+		"it will not wait":     {behind: true, leaves: time.Hour, annotation: "0s"},
 		"by nothing but luck":  {},
 		"as long as it wants":  {annotation: "2s", want: 2 * time.Second},
 		"it wants none":        {annotation: "0s", probe: by("ready")},
@@ -186,9 +190,8 @@ func TestAReadyPodServesForAMomentAfterItsDeletion(t *testing.T) {
 				h.after(time.Second)
 				h.readyIs(true)
 				h.api.behind.Store(c.behind)
+				time.AfterFunc(c.leaves, h.api.leave)
 				h.api.deletePod("ns", "p", 30)
-				synctest.Wait()
-				h.api.behind.Store(false) // the proxy hears of it as well
 				if c.want > 0 {
 					h.after(c.want - time.Millisecond)
 					if _, running, _ := h.rt.counts(); running != 1 {
@@ -196,6 +199,7 @@ func TestAReadyPodServesForAMomentAfterItsDeletion(t *testing.T) {
 					}
 					h.after(2 * time.Millisecond)
 				}
+				synctest.Wait()
 				if h.pod() != nil {
 					h.Error("it is not gone")
 				}

@@ -44,7 +44,8 @@ type worker struct {
 	stored  *corev1.Pod       // as last written, while the view is behind
 	said    map[string]string // reason of waiting last told as an event, by container
 	grace   time.Duration     // that DownSince belongs to
-	behind  bool              // packets for some Service went to the pod when its deletion began
+	behind  bool              // connections to some Service went to the pod when its deletion began
+	left    time.Time         // since when they do not any more; zero: they do
 	retries int
 	ports   string // id of the sandbox that the host ports lead to
 }
@@ -193,6 +194,7 @@ func (w *worker) pass(ctx context.Context) bool {
 func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 	a := w.agent
 	now := time.Now()
+	w.unsent(pod, now)
 	drain, fenced, going := a.isDraining(), a.isFenced(w.uid), a.ending() // the agent's lock comes before the worker's
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -202,10 +204,7 @@ func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 	}
 	work := w.work
 	work.Images, work.Failed, work.Stopping = maps.Clone(work.Images), maps.Clone(work.Failed), maps.Clone(work.Stopping)
-	if pod != nil && pod.DeletionTimestamp != nil && !w.behind {
-		w.behind = a.behindService(pod)
-	}
-	in := Input{Pod: pod, Seen: seen, Work: work, Behind: w.behind, Probed: a.prober.verdicts(w.uid), Drain: drain, Fenced: fenced, Shutdown: going, Now: now, Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
+	in := Input{Pod: pod, Seen: seen, Work: work, Behind: w.behind, Left: w.left, Probed: a.prober.verdicts(w.uid), Drain: drain, Fenced: fenced, Shutdown: going, Now: now, Delay: a.cfg.RestartDelay, MaxDelay: a.cfg.MaxRestartDelay}
 	if pod == nil && in.Seen.Grace == 0 && w.pod != nil && w.pod.Spec.TerminationGracePeriodSeconds != nil {
 		in.Seen.Grace = *w.pod.Spec.TerminationGracePeriodSeconds
 	}
@@ -213,6 +212,23 @@ func (w *worker) input(pod *corev1.Pod, seen Observed) Input {
 		w.work.DownSince, in.Work.DownSince, w.grace = time.Time{}, time.Time{}, grace
 	}
 	return in
+}
+
+// unsent follows whether a pod that is being deleted is still sent connections, and has it looked at when it is not any more.
+func (w *worker) unsent(pod *corev1.Pod, now time.Time) {
+	if pod == nil || pod.DeletionTimestamp == nil || !w.left.IsZero() {
+		return
+	}
+	at := w.agent.servedAt(pod)
+	switch {
+	case len(at) > 0 && !w.behind:
+		w.behind = true
+		for _, a := range at {
+			w.agent.cfg.Proxy.OnLeft(a, w.again)
+		}
+	case len(at) == 0 && w.behind:
+		w.left = now
+	}
 }
 
 // down remembers since when the pod is being taken down.

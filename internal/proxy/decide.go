@@ -28,6 +28,7 @@ type Front struct {
 type Route struct {
 	Front
 	Ends   []netip.AddrPort
+	Last   bool           // they are ending, and sent to since nobody else is ready
 	Sticky uint32         // seconds for which a client stays with its end; zero: each connection goes anywhere
 	Drop   bool           // without ends, packets are dropped in silence and not refused
 	From   []netip.Prefix // if not nil, the only ones who may
@@ -64,19 +65,19 @@ func Decide(s *corev1.Service, slices []*discovery.EndpointSlice, at Where) Plan
 			front := func(a netip.Addr, number int32) Front {
 				return Front{Addr: a, V6: ip.Is6(), Proto: protoOf(port.Protocol), Port: uint16(number)}
 			}
-			inside := Route{Front: front(ip, port.Port), Ends: ends.cluster, Sticky: sticky}
+			inside := Route{Front: front(ip, port.Port), Ends: ends.cluster, Last: ends.lastCluster, Sticky: sticky}
 			if internalLocal {
-				inside.Ends, inside.Drop = ends.local, ends.any
+				inside.Ends, inside.Last, inside.Drop = ends.local, ends.lastLocal, ends.any
 			}
 			if len(inside.Ends) > 0 || inside.Drop { // else the closed range refuses it
 				p.Routes = append(p.Routes, inside)
 			}
 			// reached adds a front for those who come from outside.
 			reached := func(f Front, from []netip.Prefix) {
-				p.Routes = append(p.Routes, Route{Front: f, Ends: ends.cluster, Sticky: sticky, From: from})
+				p.Routes = append(p.Routes, Route{Front: f, Ends: ends.cluster, Last: ends.lastCluster, Sticky: sticky, From: from})
 				if externalLocal {
 					f.Outside = true
-					p.Routes = append(p.Routes, Route{Front: f, Ends: ends.local, Sticky: sticky, Drop: ends.any, From: from})
+					p.Routes = append(p.Routes, Route{Front: f, Ends: ends.local, Last: ends.lastLocal, Sticky: sticky, Drop: ends.any, From: from})
 				}
 			}
 			if port.NodePort != 0 {

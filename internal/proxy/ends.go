@@ -13,7 +13,9 @@ type ends struct {
 	cluster []netip.AddrPort // by those who may go anywhere
 	local   []netip.AddrPort // by those who have to stay on this node
 	any     bool             // some endpoint could be used somewhere
-	hosts   int              // endpoints on this node that are ready, as load balancers count them
+	// Those of cluster, or of local, are ending: they are sent to since nobody else is ready.
+	lastCluster, lastLocal bool
+	hosts                  int // endpoints on this node that are ready, as load balancers count them
 }
 
 // end is an endpoint as far as it decides.
@@ -31,8 +33,8 @@ func chosen(all []*discovery.EndpointSlice, port *corev1.ServicePort, v6 bool, a
 	list := listed(all, port, v6, at.Node)
 	var e ends
 	near := nearness(list, at)
-	e.cluster = pick(list, func(x *end) bool { return near(x) })
-	e.local = pick(list, func(x *end) bool { return x.here })
+	e.cluster, e.lastCluster = pick(list, func(x *end) bool { return near(x) })
+	e.local, e.lastLocal = pick(list, func(x *end) bool { return x.here })
 	for i := range list {
 		if list[i].ready || list[i].serving && list[i].ending {
 			e.any = true
@@ -44,8 +46,8 @@ func chosen(all []*discovery.EndpointSlice, port *corev1.ServicePort, v6 bool, a
 	return e
 }
 
-// pick is the ready ones of those that fit; the ending ones that serve still if there are none.
-func pick(list []end, fits func(*end) bool) []netip.AddrPort {
+// pick is the ready ones of those that fit; the ending ones that serve still if there are none, which are the last.
+func pick(list []end, fits func(*end) bool) (ends []netip.AddrPort, last bool) {
 	var ready, ending []netip.AddrPort
 	for i := range list {
 		switch x := &list[i]; {
@@ -57,9 +59,9 @@ func pick(list []end, fits func(*end) bool) []netip.AddrPort {
 		}
 	}
 	if len(ready) == 0 {
-		return ending
+		return ending, true
 	}
-	return ready
+	return ready, false
 }
 
 // listed is each endpoint of the port once. One that several slices have counts as ready if one of them says so.

@@ -18,7 +18,7 @@ type program struct {
 	waiting  map[Front][]loop.Key // who wants a front that another Service has
 	own      map[netip.Addr]int   // how many Services have the end on this node
 	named    map[netip.Addr]int   // how many Services have the load balancer's address
-	to       map[netip.Addr]int   // how many fronts have an end of that address
+	to       map[netip.Addr]int   // how many fronts have an end of that address that is not ending
 	changed  map[netip.Addr]bool  // addresses whose count in to has changed since somebody looked
 	sizes    map[flavor]map[int]bool
 	classes  map[class]bool
@@ -36,6 +36,7 @@ type served struct {
 type front struct {
 	owner   loop.Key
 	slots   []netip.AddrPort // ends by number; not valid: a hole, of sticky fronts
+	last    bool             // they are ending
 	sticky  uint32
 	refused bool // in place of ends
 	dropped bool
@@ -154,12 +155,13 @@ func (e *editor) route(key loop.Key, r *Route) {
 		e.fronts[r.Front] = f
 	}
 	old := *f
+	defer func(old front) { e.tally(old, *f) }(old)
 	if f.sticky != r.Sticky { // another way of sending: all anew
 		e.take(r.Front, old)
 		old = front{from: old.from}
 	}
 	f.sticky = r.Sticky
-	f.slots = place(old.slots, r.Ends, r.Sticky > 0)
+	f.slots, f.last = place(old.slots, r.Ends, r.Sticky > 0), r.Last
 	f.dropped = len(r.Ends) == 0 && r.Drop
 	f.refused = len(r.Ends) == 0 && !r.Drop
 	e.move(r.Front, old, *f)
@@ -183,6 +185,7 @@ func (e *editor) route(key loop.Key, r *Route) {
 func (e *editor) remove(at Front) {
 	f := e.fronts[at]
 	e.take(at, *f)
+	e.tally(*f, front{})
 	e.unguard(at, f.from)
 	if at.Proto == nft.UDP {
 		for _, a := range f.slots {
@@ -230,15 +233,27 @@ func (e *editor) move(at Front, old, now front) {
 		}
 		if a.IsValid() {
 			e.delete(fl.ends(), nft.Element{Key: endKey(key, i)})
-			e.changed[a.Addr()] = true
-			if e.to[a.Addr()]--; e.to[a.Addr()] == 0 {
-				delete(e.to, a.Addr())
-			}
 		}
 		if b.IsValid() {
 			e.add(fl.ends(), nft.Element{Key: endKey(key, i), Data: endValue(b)})
-			e.changed[b.Addr()] = true
-			e.to[b.Addr()]++
+		}
+	}
+}
+
+// tally counts a front that goes from one state to another among those of its ends.
+func (e *editor) tally(old, now front) {
+	if old.last == now.last && slices.Equal(old.slots, now.slots) {
+		return
+	}
+	for by, f := range map[int]front{1: now, -1: old} {
+		for _, a := range f.slots {
+			if f.last || !a.IsValid() {
+				continue
+			}
+			e.changed[a.Addr()] = true
+			if e.to[a.Addr()] += by; e.to[a.Addr()] == 0 {
+				delete(e.to, a.Addr())
+			}
 		}
 	}
 }

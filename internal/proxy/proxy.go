@@ -70,6 +70,7 @@ type Proxy struct {
 	mu    sync.Mutex // guards the fields below
 	dirty map[loop.Key]bool
 	to    map[netip.Addr]bool
+	calls map[netip.Addr][]func() // of OnLeft
 
 	program *program // of Run alone
 }
@@ -79,7 +80,7 @@ func New(cfg Config) *Proxy {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, dirty: map[loop.Key]bool{}, to: map[netip.Addr]bool{}, program: newProgram(cfg.Network)}
+	p := &Proxy{cfg: cfg, log: cfg.Log, dirty: map[loop.Key]bool{}, to: map[netip.Addr]bool{}, calls: map[netip.Addr][]func(){}, program: newProgram(cfg.Network)}
 	p.keeper = nft.Keeper{Kernel: cfg.Kernel, Table: cfg.Network.Table, What: "Services", Log: cfg.Log, Step: p.step}
 	p.keeper.Init()
 	cfg.View.OnService(func(namespace, name string) { p.mark(loop.Key{Namespace: namespace, Name: name}) })
@@ -98,11 +99,24 @@ func (p *Proxy) mark(keys ...loop.Key) {
 
 func (p *Proxy) markAll() { p.mark(p.cfg.View.Services()...) }
 
-// Sends reports whether packets for some Service go to that address.
+// Sends reports whether connections to some Service may go to that address. Of one that is ending and gets them since nobody else is ready it says no.
 func (p *Proxy) Sends(to netip.Addr) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.to[to]
+}
+
+// OnLeft calls f once, as soon as connections to no Service go to that address any more: at once if none do. f only marks.
+func (p *Proxy) OnLeft(to netip.Addr, f func()) {
+	p.mu.Lock()
+	sends := p.to[to]
+	if sends {
+		p.calls[to] = append(p.calls[to], f)
+	}
+	p.mu.Unlock()
+	if !sends {
+		f()
+	}
 }
 
 // Run keeps the table until ctx ends, and leaves it as it is then: pods and their connections go on.
@@ -175,16 +189,22 @@ func (p *Proxy) send(ctx context.Context, change nft.Change, all bool) error {
 
 // publish tells others where packets go now.
 func (p *Proxy) publish() {
+	var left []func()
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for a := range p.program.changed {
 		if p.program.to[a] > 0 {
 			p.to[a] = true
-		} else {
-			delete(p.to, a)
+			continue
 		}
+		left = append(left, p.calls[a]...)
+		delete(p.calls, a)
+		delete(p.to, a)
 	}
 	clear(p.program.changed)
+	p.mu.Unlock()
+	for _, f := range left {
+		f()
+	}
 }
 
 func (p *Proxy) forget(stale []gone) {

@@ -134,6 +134,22 @@ func TestRun(t *testing.T) {
 		if !p.Sends(podC) || p.Sends(podA) {
 			t.Errorf("it says to send to podC: %v, to podA: %v", p.Sends(podC), p.Sends(podA))
 		}
+		left := 0
+		p.OnLeft(podA, func() { left++ })
+		if left != 1 {
+			t.Error("of an address that nothing is sent to, it is not said at once")
+		}
+		p.OnLeft(podC, func() { left++ })
+		view.put(pair{web, []*discovery.EndpointSlice{slice(8080, at(podC, ending))}})
+		goes(t, kernel, "10.96.0.9:80", "podC") // nobody else is ready
+		if left != 2 || p.Sends(podC) {
+			t.Errorf("it does not say that the last one is ending: %d, %v", left, p.Sends(podC))
+		}
+		view.put(pair{web, []*discovery.EndpointSlice{slice(8080, at(podC))}})
+		goes(t, kernel, "10.96.0.9:80", "podC")
+		if left != 2 || !p.Sends(podC) {
+			t.Error("it does not say that it is sent to again")
+		}
 		sent := kernel.Sent
 		view.changed("default", "web")
 		synctest.Wait()

@@ -22,8 +22,9 @@ import (
 )
 
 const (
-	longest = time.Minute // that /slow may take
-	grace   = time.Second // for requests under way at the end
+	longest = time.Minute           // that /slow may take
+	grace   = time.Second           // for requests under way at the end
+	lull    = 50 * time.Millisecond // for a connection's first request, which may be on its way then
 )
 
 // Main serves until a signal, ctx's end or /crash, and gives the exit code.
@@ -101,7 +102,7 @@ func (s *server) run(ctx context.Context, listener net.Listener) int {
 	}
 	limit, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	fresh.close()
+	defer time.AfterFunc(lull, fresh.close).Stop()
 	err := web.Shutdown(limit)
 	if errors.Is(err, context.DeadlineExceeded) {
 		end() // /slow returns
@@ -185,7 +186,7 @@ func firstAddress() string {
 }
 
 // freshConns are connections on which nothing was asked yet, as browsers and probes open them. Shutdown would give each
-// five seconds; here they are closed at once.
+// five seconds; here they are closed after a moment.
 type freshConns struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]bool
