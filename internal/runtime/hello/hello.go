@@ -22,9 +22,9 @@ import (
 )
 
 const (
-	longest = time.Minute           // that /slow may take
-	grace   = time.Second           // for requests under way at the end
-	lull    = 50 * time.Millisecond // for a connection's first request, which may be on its way then
+	longest = time.Minute            // that /slow may take
+	grace   = time.Second            // for requests under way at the end
+	lull    = 500 * time.Millisecond // for a connection's first request, which may be on its way then
 )
 
 // Main serves until a signal, ctx's end or /crash, and gives the exit code.
