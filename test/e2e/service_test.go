@@ -407,6 +407,7 @@ func TestAnAddressOfAPool(t *testing.T) {
 func TestAnUpdateBehindServicesLosesNothing(t *testing.T) {
 	c := newCluster(t, 0)
 	c.apply(webserver)
+	c.kubectl("set", "resources", "deployment/webserver", "--requests=cpu=100m") // pods without wait their turn for as long as others keep the processors busy
 	c.kubectl("apply", "-f", filepath.Join(manifests, "hostname-svc-clusterip.yaml"), "-f", filepath.Join(manifests, "hostname-svc-nodeport.yaml"))
 	c.kubectl("rollout", "status", "deployment/webserver", "--timeout=60s")
 	urls := []string{

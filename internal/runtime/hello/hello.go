@@ -24,6 +24,7 @@ import (
 const (
 	longest = time.Minute            // that /slow may take
 	grace   = time.Second            // for requests under way at the end
+	waited  = 20 * time.Millisecond  // for who has connected and was not accepted yet
 	lull    = 500 * time.Millisecond // for a connection's first request, which may be on its way then
 )
 
@@ -86,7 +87,7 @@ func (s *server) run(ctx context.Context, listener net.Listener) int {
 		BaseContext:       func(net.Listener) context.Context { return base },
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- web.Serve(listener) }()
+	go func() { failed <- web.Serve(waiting{listener}) }()
 	s.say("hello version %s listens on %s", s.version, listener.Addr())
 
 	code := 0
@@ -102,6 +103,10 @@ func (s *server) run(ctx context.Context, listener net.Listener) int {
 	}
 	limit, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	if l, ok := listener.(*net.TCPListener); ok && l.SetDeadline(time.Now().Add(waited)) == nil {
+		<-failed
+		failed <- nil
+	}
 	defer time.AfterFunc(lull, fresh.close).Stop()
 	err := web.Shutdown(limit)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -183,6 +188,18 @@ func firstAddress() string {
 		}
 	}
 	return "unknown"
+}
+
+// waiting is a listener that is closed to its server once its deadline has passed. A server that closes it itself loses those who have connected and were not
+// accepted yet, and may miss one that it has just accepted.
+type waiting struct{ net.Listener }
+
+func (w waiting) Accept() (net.Conn, error) {
+	c, err := w.Listener.Accept()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, net.ErrClosed
+	}
+	return c, err
 }
 
 // freshConns are connections on which nothing was asked yet, as browsers and probes open them. Shutdown would give each
