@@ -38,6 +38,12 @@ type Authorizer interface {
 	Authorize(q *auth.Request) (allowed bool, reason string)
 }
 
+// Agents is told when the agent of a node, as its certificate says, begins a watch here, and when that ends. nodelifecycle.Connections is one.
+type Agents interface {
+	Began(node string)
+	Ended(node string)
+}
+
 // NodeDialer finds the way to a node's own server: its address, and the configuration under which it knows this server.
 type NodeDialer interface {
 	Dial(ctx context.Context, nodeName string) (base *url.URL, config *tls.Config, err error)
@@ -68,6 +74,8 @@ type Config struct {
 	// Silence gives what is closed once the store has sent nothing for so long that it may be lost: watches end then, and none begins until it gives another, so that
 	// clients ask another server. Nil: that does not happen.
 	Silence func() <-chan struct{}
+	// Agents is told of the watches of nodes' agents; nil: nobody is.
+	Agents Agents
 	// Standstill is for how long, up to now, the store has taken nothing; zero if it works. Nil: nothing is known of that.
 	Standstill func() time.Duration
 	Scheduling string                 // the scheduler's configuration, to be read by those who explain; empty: there is none

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"sampan.dev/internal/auth"
 	"sampan.dev/internal/cache"
 	"sampan.dev/internal/resource"
 )
@@ -63,6 +64,10 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, c *call) error {
 		return nil
 	}
 	defer watcher.Stop()
+	if node := auth.User(ctx).Node(); node != "" && s.cfg.Agents != nil {
+		s.cfg.Agents.Began(node)
+		defer s.cfg.Agents.Ended(node)
+	}
 	if initial != nil {
 		if err := s.sendInitial(f, &l, initial); err != nil {
 			return nil

@@ -360,3 +360,38 @@ func TestBadWatches(t *testing.T) {
 		t.Errorf("YAML: %d %s", response.StatusCode, body)
 	}
 }
+
+// watchers notes who is said to watch.
+type watchers chan string
+
+func (w watchers) Began(node string) { w <- node + " began" }
+func (w watchers) Ended(node string) { w <- node + " ended" }
+
+// TestWhichAgentsWatchIsTold asks as an agent, as one without its group and as a person.
+func TestWhichAgentsWatchIsTold(t *testing.T) {
+	told := make(watchers, 10)
+	c := start(t, func(cfg *apiserver.Config) { cfg.Agents = told })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for _, client := range []*http.Client{c.HTTPClient("ada", auth.Masters), c.HTTPClient("system:node:n2", auth.Masters), c.HTTPClient("system:node:n1", auth.Nodes)} {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL+"/api/v1/services?watch=1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(r)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatal(resp, err)
+		}
+		defer resp.Body.Close()
+	}
+	if got := <-told; got != "n1 began" {
+		t.Errorf("it is told that %s", got)
+	}
+	cancel()
+	if got := <-told; got != "n1 ended" {
+		t.Errorf("it is told that %s", got)
+	}
+	if len(told) > 0 {
+		t.Errorf("and that %s", <-told)
+	}
+}

@@ -110,13 +110,14 @@ func Open(cfg Config) (*Server, error) {
 	})
 	eventKind, _ := s.Table.ByKind(corev1.SchemeGroupVersion.WithKind("Event"))
 	s.Events = events.New(events.Through(s.Registry, eventKind), "sampan", "", events.Options{Scheme: s.Table.Scheme(), Log: cfg.Log})
+	agents := &nodelifecycle.Connections{}
 	queues, schedule := loop.NewMetrics(), scheduler.NewMetrics()
 	ways := nodes{s, cfg.PKI.ClientTLS(apiUser, []string{auth.Masters})}
 	uses := usage.New(ways.Dial)
 	s.loops = loops.Config{
 		Table: s.Table, Cache: s.Cache, Registry: s.Registry, Revision: st.Revision, Events: s.Events, CA: cfg.PKI.CA(), Signer: cfg.PKI, Usage: uses,
 		Own:   kubeservice.Config{Server: cfg.Address, Ranges: cfg.Services, DNS: cfg.DNS, CA: cfg.PKI.CA(), Pods: cfg.Pods},
-		Nodes: nodelifecycle.Config{Stalled: stalled(st)}, LoadBalancer: cfg.LoadBalancer, Pods: cfg.Pods, Queues: queues, Schedule: schedule, Profiles: cfg.Scheduling, Log: cfg.Log,
+		Nodes: nodelifecycle.Config{Stalled: stalled(st), Connections: agents}, LoadBalancer: cfg.LoadBalancer, Pods: cfg.Pods, Queues: queues, Schedule: schedule, Profiles: cfg.Scheduling, Log: cfg.Log,
 	}
 	var err error
 	if s.Tokens, err = issuer(s.Table, cfg.PKI); err != nil {
@@ -126,7 +127,7 @@ func Open(cfg Config) (*Server, error) {
 	s.api = apiserver.New(apiserver.Config{
 		Registry: s.Registry, Cache: s.Cache, Table: s.Table, Store: st,
 		TLS: cfg.PKI.ServerTLS(names, kubernetesIPs(cfg.Services)...), Tokens: s.Tokens,
-		Nodes: ways, Usage: uses, Address: cfg.Address,
+		Nodes: ways, Agents: agents, Usage: uses, Address: cfg.Address,
 		Ready: map[string]func() error{"store": s.storeWorks},
 		Slow:  slow(st), Silence: silence(st), Standstill: standstill(st), Members: members(st), Snapshots: &snapshots{Server: s}, Scheduling: cfg.SchedulingText,
 		Metrics: append([]prometheus.Collector{queues, schedule}, cfg.Metrics...),

@@ -137,6 +137,11 @@ func executing(node *corev1.Node) string {
 	return corev1.TaintNodeUnreachable
 }
 
+// evicting says that the node has a taint by which pods are evicted.
+func evicting(node *corev1.Node) bool {
+	return has(node.Spec.Taints, corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute) || has(node.Spec.Taints, corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute)
+}
+
 func has(taints []corev1.Taint, key string, effect corev1.TaintEffect) bool {
 	return slices.ContainsFunc(taints, func(t corev1.Taint) bool { return t.Key == key && t.Effect == effect })
 }

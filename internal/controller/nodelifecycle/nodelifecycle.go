@@ -49,9 +49,9 @@ type Config struct {
 	StartupGrace time.Duration // StartupGrace, if zero
 	// Stalled is for how much of the time the store has stood still, from the beginning until now; it never becomes less. Nil: it never does.
 	Stalled func() time.Duration
-	// Connected says whether the API server knows of the node's agent's connection, and when it broke: zero while it holds. After the watch over all
-	// nodes has begun anew, the grace of a node whose connection broke before counts from then. It may be nil.
-	Connected func(node string) (known bool, broken time.Time)
+	// Connections knows which agents watch through this process. One that breaks off and is not heard of again is in doubt sooner; if it broke off before the
+	// watch over all nodes began anew, its grace counts from then. Nil: nothing is known of that.
+	Connections *Connections
 }
 
 // View shows the current objects, which are shared; nil if there is none.
@@ -107,6 +107,7 @@ func New(c Config, view View, api API, events Recorder, metrics *loop.Metrics, l
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
 	c.watch.begin(time.Now())
+	defer c.watch.c.Connections.follow(c)()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -187,7 +188,8 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 	}
 	var err error
 	left := c.watch.left(node, time.Now())
-	if left <= 0 && !lost(node) {
+	next := c.watch.doubtful(node, left, time.Now())
+	if left <= 0 && !evicting(node) || next <= 0 && !lost(node) {
 		if err = c.prove(ctx, pulse); err != nil {
 			return err
 		}
@@ -195,23 +197,25 @@ func (c *Controller) Reconcile(ctx context.Context, key loop.Key) error {
 			return nil
 		}
 		left = c.watch.left(node, time.Now())
+		next = c.watch.doubtful(node, left, time.Now())
 	}
-	if left > 0 {
-		if !lost(node) {
-			if left, err = c.doubt(ctx, node, left); err != nil {
-				return err
-			}
-		}
-		c.MarkAfter(key, left)
-	} else {
+	if next <= 0 {
 		if err = c.silent(ctx, node); err != nil {
 			return err
 		}
 		if node = c.view.Node(key.Name); node == nil { // with its new conditions
 			return nil
 		}
+		next = left
+	} else if !lost(node) {
+		if next, err = c.doubt(ctx, node, next); err != nil {
+			return err
+		}
 	}
-	if err := c.taint(ctx, node); err != nil {
+	if next > 0 {
+		c.MarkAfter(key, next)
+	}
+	if err := c.taint(ctx, node, left <= 0); err != nil {
 		return err
 	}
 	if left > 0 && !lost(node) && executing(node) == "" && condition(node.Status.Conditions, corev1.NodeReady) != nil {
@@ -243,7 +247,8 @@ func (c *Controller) doubt(ctx context.Context, node *corev1.Node, left time.Dur
 		return 0, err
 	}
 	now := time.Now()
-	return max(min(c.watch.left(node, now), c.watch.proofDue(now, closely)), time.Millisecond), nil
+	left = c.watch.doubtful(node, c.watch.left(node, now), now)
+	return max(min(left, c.watch.proofDue(now, closely)), time.Millisecond), nil
 }
 
 // prove makes sure that it is not us who stand still, unless that was made sure of so short a time ago.
@@ -292,8 +297,9 @@ func (c *Controller) silent(ctx context.Context, node *corev1.Node) error {
 	return errors.Join(errs...)
 }
 
-// taint brings the node's taints in line with its conditions.
-func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
+// taint brings the node's taints in line with its conditions. A node that is unreachable but not silent for all of its grace gets none by which pods are evicted:
+// its agent would not have stopped them by the time that they are made elsewhere.
+func (c *Controller) taint(ctx context.Context, node *corev1.Node, silent bool) error {
 	now := time.Now()
 	rule := Keep
 	key := executing(node)
@@ -301,7 +307,7 @@ func (c *Controller) taint(ctx context.Context, node *corev1.Node) error {
 	case key == "":
 	case c.zones.halted(node):
 		rule = Spare
-	case !has(node.Spec.Taints, corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute) && !has(node.Spec.Taints, corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute):
+	case !evicting(node) && (silent || key != corev1.TaintNodeUnreachable):
 		may, wait := c.zones.take(node, now)
 		if may {
 			rule = Evict

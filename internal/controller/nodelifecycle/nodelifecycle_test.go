@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -413,22 +412,6 @@ func TestThisProcessStoodStill(t *testing.T) {
 		g.expect("it counts from when we woke", "n0", corev1.ConditionTrue, "")
 		time.Sleep(3 * time.Second)
 		g.expect("and then no longer", "n0", corev1.ConditionUnknown, "unreachable:NoSchedule")
-	})
-}
-
-func TestAConnectionThatBrokeBeforeWeBeganAnew(t *testing.T) {
-	var broken atomic.Pointer[time.Time]
-	broken.Store(&time.Time{})
-	connected := func(node string) (bool, time.Time) { return node == "n1", *broken.Load() }
-	during(t, Config{Connected: connected}, 4, func(g *ground) {
-		g.die("n1", "n2")
-		time.Sleep(3 * time.Second)
-		broken.Store(new(time.Now()))
-		time.Sleep(2 * time.Second)
-		g.c.watch.begin(time.Now())
-		time.Sleep(Grace - time.Second)
-		g.expect("its connection broke 9 s ago", "n1", corev1.ConditionUnknown, both)
-		g.expect("nobody knows of this one's", "n2", corev1.ConditionTrue, "")
 	})
 }
 

@@ -44,6 +44,8 @@ type sighting struct {
 	lasts time.Duration // what its lease says
 	late  bool          // it has been found silent since
 
+	broken mark // when the agent's connection broke, if nothing has been heard of it since; zero: it holds, or nobody knows
+
 	changes int // of what has to be looked at besides the time, counted from 1
 	settled int // the last of them after which nothing was left to do but wait
 }
@@ -148,7 +150,7 @@ func (w *watch) renewed(name string, lasts time.Duration, now time.Time) bool {
 	defer w.mu.Unlock()
 	s := w.sight(name, now)
 	news := s.late || s.lasts != lasts
-	s.at, s.lasts, s.late = w.now(now), lasts, false
+	s.at, s.lasts, s.late, s.broken = w.now(now), lasts, false, mark{}
 	return news
 }
 
@@ -158,7 +160,7 @@ func (w *watch) heartbeat(name string, was, is, now time.Time) {
 	defer w.mu.Unlock()
 	s := w.sight(name, now)
 	if !was.Equal(is) {
-		s.at, s.late = w.now(now), false
+		s.at, s.late, s.broken = w.now(now), false, mark{}
 	}
 }
 
@@ -182,20 +184,14 @@ func (w *watch) silence(name string, now time.Time) (silent, grace time.Duration
 
 // left is how much of its grace a node has; none makes it silent.
 func (w *watch) left(node *corev1.Node, now time.Time) time.Duration {
-	var broken time.Time
-	if w.c.Connected != nil {
-		if known, at := w.c.Connected(node.Name); known {
-			broken = at
-		}
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.sight(node.Name, now)
 	since := s.at
 	if w.begun.After(since.Time) {
 		since = w.begun
-		if !broken.IsZero() && broken.Before(since.Time) { // what had stalled by then is not known, so that it may be that it waits longer
-			since = mark{later(s.at.Time, broken), s.at.stalled}
+		if !s.broken.IsZero() && s.broken.Before(since.Time) {
+			since = s.broken // the silence is the node's own
 		}
 	}
 	grace := max(w.c.Grace, s.lasts)
@@ -205,11 +201,4 @@ func (w *watch) left(node *corev1.Node, now time.Time) time.Duration {
 	left := grace - between(since, w.now(now))
 	s.late = left <= 0
 	return left
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
