@@ -99,8 +99,8 @@ type Ports interface {
 
 // Proxy knows where packets for Services go. proxy.Proxy is one; nil knows nothing.
 type Proxy interface {
-	// Sends reports whether connections to some Service may go to that address.
-	Sends(to netip.Addr) bool
+	// Sends reports whether connections to some Service may go to that address; if they went there until not long ago, when that ended.
+	Sends(to netip.Addr) (sends bool, left time.Time)
 	// OnLeft calls once, as soon as none do any more.
 	OnLeft(to netip.Addr, call func())
 }

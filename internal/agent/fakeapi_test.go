@@ -34,11 +34,12 @@ import (
 // fakeAPI is the API and the agent's view of it at once.
 type fakeAPI struct {
 	services []*corev1.Service
-	guarded  []string      // pods that network policies were asked for, with their addresses
-	hold     chan struct{} // until when policies are not in force; nil: they are
-	behind   atomic.Bool   // packets for some Service go to each pod
-	left     []func()      // to be called when they do not any more
-	away     atomic.Bool   // no server is reached
+	guarded  []string                  // pods that network policies were asked for, with their addresses
+	hold     chan struct{}             // until when policies are not in force; nil: they are
+	behind   atomic.Bool               // packets for some Service go to each pod
+	left     []func()                  // to be called when they do not any more
+	unsent   atomic.Pointer[time.Time] // since when they do not any more
+	away     atomic.Bool               // no server is reached
 
 	mu      sync.Mutex
 	rev     int
@@ -116,10 +117,16 @@ func (f *fakeAPI) Services(namespace string) (all []*corev1.Service) {
 	return all
 }
 
-func (f *fakeAPI) Sends(to netip.Addr) bool { return to.IsValid() && f.behind.Load() }
+func (f *fakeAPI) Sends(to netip.Addr) (bool, time.Time) {
+	at := time.Time{}
+	if since := f.unsent.Load(); since != nil {
+		at = *since
+	}
+	return to.IsValid() && f.behind.Load(), at
+}
 
 func (f *fakeAPI) OnLeft(to netip.Addr, call func()) {
-	if !f.Sends(to) {
+	if sends, _ := f.Sends(to); !sends {
 		call()
 		return
 	}
@@ -130,7 +137,9 @@ func (f *fakeAPI) OnLeft(to netip.Addr, call func()) {
 
 // leave has the proxy hear that no Service has the pods any more.
 func (f *fakeAPI) leave() {
-	f.behind.Store(false)
+	if f.behind.Swap(false) {
+		f.unsent.Store(new(time.Now()))
+	}
 	f.mu.Lock()
 	calls := f.left
 	f.left = nil

@@ -111,7 +111,7 @@ type Input struct {
 	Seen     Observed
 	Work     Work
 	Probed   map[string]probe.Verdict // by container ID, of those that have probes and run
-	Behind   bool                     // connections to some Service went to it when its deletion began
+	Behind   bool                     // connections to some Service went to it until its deletion
 	Left     time.Time                // since when they do not any more; zero: they do
 	Drain    bool                     // all pods of the node are to stop, and to be started again later
 	Fenced   bool                     // this one is, since no server is reached: it may be made again elsewhere

@@ -243,24 +243,29 @@ func servesUntil(in Input) time.Time {
 	if in.Left.IsZero() {
 		return most
 	}
-	if after := in.Left.Add(d); after.After(until) {
-		until = after
-	}
-	if until.After(most) {
+	if until = in.Left.Add(d); until.After(most) {
 		return most
 	}
 	return until
 }
 
-// servedAt are the pod's addresses that connections to some Service go to.
-func (a *Agent) servedAt(pod *corev1.Pod) (all []netip.Addr) {
+// servedAt are the pod's addresses that connections to some Service go to, and when those ended that went there until not long ago.
+func (a *Agent) servedAt(pod *corev1.Pod) (all []netip.Addr, left time.Time) {
 	if a.cfg.Proxy == nil || pod.Spec.HostNetwork {
-		return nil
+		return nil, left
 	}
 	for _, p := range pod.Status.PodIPs {
-		if ip, err := netip.ParseAddr(p.IP); err == nil && a.cfg.Proxy.Sends(ip.Unmap()) {
+		ip, err := netip.ParseAddr(p.IP)
+		if err != nil {
+			continue
+		}
+		sends, until := a.cfg.Proxy.Sends(ip.Unmap())
+		if sends {
 			all = append(all, ip.Unmap())
 		}
+		if until.After(left) {
+			left = until
+		}
 	}
-	return all
+	return all, left
 }

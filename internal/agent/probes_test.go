@@ -167,16 +167,18 @@ func TestAReadyPodServesForAMomentAfterItsDeletion(t *testing.T) {
 		leaves     time.Duration // after the deletion, the proxy
 		want       time.Duration
 	}{
-		"by a probe":           {probe: by("ready"), want: 100 * time.Millisecond},
-		"behind a Service":     {behind: true, leaves: 5 * time.Millisecond, want: 105 * time.Millisecond},
-		"the proxy is slow":    {behind: true, leaves: 700 * time.Millisecond, want: 800 * time.Millisecond},
-		"slower than is borne": {behind: true, leaves: time.Hour, want: 2 * time.Second},
-		"it will not wait":     {behind: true, leaves: time.Hour, annotation: "0s"},
-		"by nothing but luck":  {},
-		"as long as it wants":  {annotation: "2s", want: 2 * time.Second},
-		"it wants none":        {annotation: "0s", probe: by("ready")},
-		"a wish of no meaning": {annotation: "soon", probe: by("ready"), want: 100 * time.Millisecond},
-		"a wish too long":      {annotation: "1h", want: 10 * time.Second},
+		"by a probe":              {probe: by("ready"), want: 100 * time.Millisecond},
+		"behind a Service":        {behind: true, leaves: 5 * time.Millisecond, want: 105 * time.Millisecond},
+		"the proxy is slow":       {behind: true, leaves: 700 * time.Millisecond, want: 800 * time.Millisecond},
+		"the proxy knew it first": {behind: true, leaves: -30 * time.Millisecond, want: 70 * time.Millisecond},
+		"the proxy left long ago": {behind: true, leaves: -time.Second},
+		"slower than is borne":    {behind: true, leaves: time.Hour, want: 2 * time.Second},
+		"it will not wait":        {behind: true, leaves: time.Hour, annotation: "0s"},
+		"by nothing but luck":     {},
+		"as long as it wants":     {annotation: "2s", want: 2 * time.Second},
+		"it wants none":           {annotation: "0s", probe: by("ready")},
+		"a wish of no meaning":    {annotation: "soon", probe: by("ready"), want: 100 * time.Millisecond},
+		"a wish too long":         {annotation: "1h", want: 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			live(t, func(h *house) {
@@ -191,6 +193,9 @@ func TestAReadyPodServesForAMomentAfterItsDeletion(t *testing.T) {
 				h.readyIs(true)
 				h.api.behind.Store(c.behind)
 				time.AfterFunc(c.leaves, h.api.leave)
+				if c.leaves < 0 {
+					time.Sleep(-c.leaves)
+				}
 				h.api.deletePod("ns", "p", 30)
 				if c.want > 0 {
 					h.after(c.want - time.Millisecond)

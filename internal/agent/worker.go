@@ -44,7 +44,7 @@ type worker struct {
 	stored  *corev1.Pod       // as last written, while the view is behind
 	said    map[string]string // reason of waiting last told as an event, by container
 	grace   time.Duration     // that DownSince belongs to
-	behind  bool              // connections to some Service went to the pod when its deletion began
+	behind  bool              // connections to some Service went to the pod until its deletion
 	left    time.Time         // since when they do not any more; zero: they do
 	retries int
 	ports   string // id of the sandbox that the host ports lead to
@@ -219,13 +219,15 @@ func (w *worker) unsent(pod *corev1.Pod, now time.Time) {
 	if pod == nil || pod.DeletionTimestamp == nil || !w.left.IsZero() {
 		return
 	}
-	at := w.agent.servedAt(pod)
+	at, left := w.agent.servedAt(pod)
 	switch {
 	case len(at) > 0 && !w.behind:
 		w.behind = true
 		for _, a := range at {
 			w.agent.cfg.Proxy.OnLeft(a, w.again)
 		}
+	case len(at) == 0 && !left.IsZero():
+		w.behind, w.left = true, left
 	case len(at) == 0 && w.behind:
 		w.left = now
 	}

@@ -10,8 +10,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
@@ -70,7 +72,8 @@ type Proxy struct {
 	mu    sync.Mutex // guards the fields below
 	dirty map[loop.Key]bool
 	to    map[netip.Addr]bool
-	calls map[netip.Addr][]func() // of OnLeft
+	calls map[netip.Addr][]func()  // of OnLeft
+	left  map[netip.Addr]time.Time // since when nothing goes to addresses that something went to until not long ago
 
 	program *program // of Run alone
 }
@@ -80,7 +83,7 @@ func New(cfg Config) *Proxy {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Proxy{cfg: cfg, log: cfg.Log, dirty: map[loop.Key]bool{}, to: map[netip.Addr]bool{}, calls: map[netip.Addr][]func(){}, program: newProgram(cfg.Network)}
+	p := &Proxy{cfg: cfg, log: cfg.Log, dirty: map[loop.Key]bool{}, to: map[netip.Addr]bool{}, calls: map[netip.Addr][]func(){}, left: map[netip.Addr]time.Time{}, program: newProgram(cfg.Network)}
 	p.keeper = nft.Keeper{Kernel: cfg.Kernel, Table: cfg.Network.Table, What: "Services", Log: cfg.Log, Step: p.step}
 	p.keeper.Init()
 	cfg.View.OnService(func(namespace, name string) { p.mark(loop.Key{Namespace: namespace, Name: name}) })
@@ -100,10 +103,11 @@ func (p *Proxy) mark(keys ...loop.Key) {
 func (p *Proxy) markAll() { p.mark(p.cfg.View.Services()...) }
 
 // Sends reports whether connections to some Service may go to that address. Of one that is ending and gets them since nobody else is ready it says no.
-func (p *Proxy) Sends(to netip.Addr) bool {
+// If they went there until a few seconds ago, it says when that ended.
+func (p *Proxy) Sends(to netip.Addr) (sends bool, left time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.to[to]
+	return p.to[to], p.left[to]
 }
 
 // OnLeft calls f once, as soon as connections to no Service go to that address any more: at once if none do. f only marks.
@@ -118,6 +122,9 @@ func (p *Proxy) OnLeft(to netip.Addr, f func()) {
 		f()
 	}
 }
+
+// remembered is for how long it is known that an address was left: those who ask learn of a pod's deletion at about the same time as the proxy.
+const remembered = 5 * time.Second
 
 // Run keeps the table until ctx ends, and leaves it as it is then: pods and their connections go on.
 func (p *Proxy) Run(ctx context.Context) error {
@@ -191,10 +198,16 @@ func (p *Proxy) send(ctx context.Context, change nft.Change, all bool) error {
 func (p *Proxy) publish() {
 	var left []func()
 	p.mu.Lock()
+	now := time.Now()
+	maps.DeleteFunc(p.left, func(_ netip.Addr, at time.Time) bool { return now.Sub(at) > remembered })
 	for a := range p.program.changed {
 		if p.program.to[a] > 0 {
 			p.to[a] = true
+			delete(p.left, a)
 			continue
+		}
+		if p.to[a] {
+			p.left[a] = now
 		}
 		left = append(left, p.calls[a]...)
 		delete(p.calls, a)
