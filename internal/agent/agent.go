@@ -216,7 +216,7 @@ type Agent struct {
 
 	sharing sync.Mutex // held by shareOut
 
-	mu       sync.Mutex // guards the fields below
+	mu       sync.Mutex // guards the fields below; those of a worker, of relief and of the node are locked while it is held, in this order, and never the other way round
 	workers  map[types.UID]*worker
 	admitted map[types.UID]*corev1.Pod // pods that have their place on this node
 	fence    fence

@@ -41,6 +41,8 @@ type fakeAPI struct {
 	unsent   atomic.Pointer[time.Time] // since when they do not any more
 	away     atomic.Bool               // no server is reached
 
+	changing sync.Mutex // held while the node is changed
+
 	mu      sync.Mutex
 	rev     int
 	pods    map[string]*corev1.Pod
@@ -235,12 +237,17 @@ func (f *fakeAPI) CreateNode(_ context.Context, n *corev1.Node) (*corev1.Node, e
 }
 
 func (f *fakeAPI) UpdateNode(_ context.Context, _ string, change func(*corev1.Node)) (*corev1.Node, error) {
+	f.changing.Lock()
+	defer f.changing.Unlock()
+	f.mu.Lock()
+	f.writes++
+	node := f.node.DeepCopy()
+	f.mu.Unlock()
+	change(node)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.writes++
-	f.node = f.node.DeepCopy()
-	change(f.node)
-	return f.node, nil
+	f.node = node
+	return node, nil
 }
 
 func (f *fakeAPI) UpdateNodeStatus(ctx context.Context, name string, change func(*corev1.Node)) (*corev1.Node, error) {

@@ -33,7 +33,7 @@ type nodeKeeper struct {
 	wake  chan struct{}
 	told  told // by the goroutine that runs it
 
-	mu      sync.Mutex // guards the fields below
+	mu      sync.Mutex // guards the fields below; nothing else is locked while it is held
 	node    *corev1.Node
 	name    string // of the runtime
 	version string
@@ -216,6 +216,7 @@ func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
 	a := k.agent
 	going := a.ending().on
 	short, images := a.relief.conditions(), a.relief.known()
+	v4, v6 := a.address(), a.address6()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	s := &node.Status
@@ -224,8 +225,8 @@ func (k *nodeKeeper) fillStatus(node *corev1.Node, now time.Time) {
 		s.Images = images
 	}
 	hostname := a.cfg.NodeName
-	s.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.address().String()}}
-	if v6 := a.address6(); v6.IsValid() {
+	s.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: v4.String()}}
+	if v6.IsValid() {
 		s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: v6.String()})
 	}
 	s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: hostname})
