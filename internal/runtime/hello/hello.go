@@ -78,13 +78,14 @@ func (s *server) run(ctx context.Context, listener net.Listener) int {
 	s.crash = crash
 	base, end := context.WithCancel(context.Background())
 	defer end()
-	fresh := &freshConns{conns: map[net.Conn]bool{}}
+	fresh := &freshConns{conns: map[net.Conn]bool{}, left: make(chan struct{}, 1)}
 	web := &http.Server{
-		Handler:           s.handler(),
+		Handler:           fresh.noted(s.handler()),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       time.Minute,
 		ConnState:         fresh.track,
 		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- web.Serve(waiting{listener}) }()
@@ -106,8 +107,9 @@ func (s *server) run(ctx context.Context, listener net.Listener) int {
 	if l, ok := listener.(*net.TCPListener); ok && l.SetDeadline(time.Now().Add(waited)) == nil {
 		<-failed
 		failed <- nil
+		_ = l.Close()
 	}
-	defer time.AfterFunc(lull, fresh.close).Stop()
+	fresh.wait(lull)
 	err := web.Shutdown(limit)
 	if errors.Is(err, context.DeadlineExceeded) {
 		end() // /slow returns
@@ -202,32 +204,69 @@ func (w waiting) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// freshConns are connections on which nothing was asked yet, as browsers and probes open them. Shutdown would give each
-// five seconds; here they are closed after a moment.
+// freshConns are connections on which nothing was asked yet. A server that shuts down answers no first request any more: one whose client has connected, and
+// is on its way to ask, would get nothing. So they are waited for before; those that browsers and probes open and leave get only a moment.
 type freshConns struct {
-	mu     sync.Mutex
-	conns  map[net.Conn]bool
-	closed bool
+	left chan struct{} // has something after one has gone from conns
+
+	mu    sync.Mutex // guards conns
+	conns map[net.Conn]bool
 }
 
+type connKey struct{} // of a request's connection in its context
+
+// track is the server's ConnState.
 func (f *freshConns) track(c net.Conn, state http.ConnState) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if state != http.StateNew {
-		delete(f.conns, c)
-		return
+	switch state {
+	case http.StateNew:
+		f.mu.Lock()
+		f.conns[c] = true
+		f.mu.Unlock()
+	case http.StateClosed, http.StateHijacked:
+		f.drop(c)
 	}
-	if f.closed {
-		_ = c.Close()
-	}
-	f.conns[c] = true
 }
 
-func (f *freshConns) close() {
+// noted takes a connection for one that has asked as soon as its request is with the handler: from then on it will be answered.
+func (f *freshConns) noted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+			f.drop(c)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (f *freshConns) drop(c net.Conn) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.closed = true
-	for c := range f.conns {
-		_ = c.Close()
+	delete(f.conns, c)
+	select {
+	case f.left <- struct{}{}:
+	default:
+	}
+}
+
+func (f *freshConns) none() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.conns) == 0
+}
+
+// wait returns when there are none any more. Those that there are after d it closes.
+func (f *freshConns) wait(d time.Duration) {
+	end := time.NewTimer(d)
+	defer end.Stop()
+	for !f.none() {
+		select {
+		case <-f.left:
+		case <-end.C:
+			f.mu.Lock()
+			for c := range f.conns {
+				_ = c.Close()
+			}
+			clear(f.conns)
+			f.mu.Unlock()
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 type running struct {
@@ -103,6 +105,34 @@ func TestStopsAtOnceBesideIdleConnections(t *testing.T) {
 	}
 	if !strings.HasSuffix(r.out.String(), "stopping\n") || strings.Contains(r.out.String(), "healthz") {
 		t.Errorf("said %q", r.out)
+	}
+}
+
+func TestAnswersWhoHadConnectedBeforeTheEnd(t *testing.T) {
+	r := start(t)
+	fresh, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fresh.Close()
+	r.stop()
+	for !strings.HasSuffix(r.out.String(), "stopping\n") {
+		time.Sleep(time.Millisecond)
+	}
+	for { // until nobody else is accepted
+		late, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+		if err != nil {
+			break
+		}
+		_ = late.Close()
+	}
+	fmt.Fprint(fresh, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+	answer, err := io.ReadAll(fresh)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200") {
+		t.Errorf("it says %q, %v", answer, err)
+	}
+	if code := <-r.code; code != 0 {
+		t.Errorf("ended with %d", code)
 	}
 }
 
