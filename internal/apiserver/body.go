@@ -66,8 +66,14 @@ func newCodecs(f serializer.CodecFactory) *codecs {
 // decodeObject reads an object of the version that the client speaks. What the API does not know, or meets twice, is an error,
 // a warning or nothing, as the client wishes.
 func (s *Server) decodeObject(c *call, f format, data []byte, directive string, warn *warnings) (resource.Object, error) {
-	into := c.as.New()
-	want := c.as.GroupVersionKind
+	into, want := c.as.New(), c.as.GroupVersionKind
+	if f == asProtobuf {
+		if s.table.DecodeInto(c.as, data, into) {
+			into.GetObjectKind().SetGroupVersionKind(want)
+			return into, nil
+		}
+		into = c.as.New()
+	}
 	decoder := s.codecs.strict[f]
 	if directive == metav1.FieldValidationIgnore {
 		decoder = s.codecs.lenient[f]

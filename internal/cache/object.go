@@ -125,6 +125,12 @@ func (o *Object) field(name string) (string, bool) {
 	return "", false
 }
 
+// Stores says whether the object is stored as that value, but for its resourceVersion: whether writing it would change nothing.
+func (o *Object) Stores(value []byte) bool {
+	envelope, _, err := withRevision(value, o.revision)
+	return err == nil && bytes.Equal(envelope, o.envelope)
+}
+
 // Protobuf returns the object as Kubernetes' protobuf: k8s\0 and an envelope. The bytes are shared.
 func (o *Object) Protobuf() []byte { return o.envelope }
 

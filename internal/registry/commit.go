@@ -25,7 +25,7 @@ func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, n
 	if cached == nil {
 		return nil, apierrors.NewNotFound(kind.GroupResource(), name)
 	}
-	old, revision := cached.Decoded(), cached.Revision()
+	old, revision, as := cached.Decoded(), cached.Revision(), cached.Stores
 	key := kind.Key(namespace, name)
 	if alloc := r.alloc[kind]; alloc != nil && !dry {
 		defer alloc.Lock(nil, old)()
@@ -38,7 +38,7 @@ func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, n
 		if dry {
 			return next, nil
 		}
-		stored, err := r.put(ctx, kind, key, old, next, end, revision)
+		stored, err := r.put(ctx, kind, key, old, next, end, revision, as)
 		if errors.Is(err, errRaced) && try < maxTries {
 			if _, err := r.fresh(ctx); err != nil {
 				return nil, err
@@ -52,74 +52,64 @@ func (r *Registry) modify(ctx context.Context, kind *resource.Kind, namespace, n
 		if try == maxTries {
 			return nil, apierrors.NewConflict(kind.GroupResource(), name, errModified)
 		}
-		if old, revision, err = r.newer(ctx, kind, namespace, name, conflict.current); err != nil {
+		if old, revision, as, err = r.newer(ctx, kind, namespace, name, conflict.current); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// put deletes an object that ends, writes one that changes, and leaves one alone that does not.
-func (r *Registry) put(ctx context.Context, kind *resource.Kind, key string, old, next resource.Object, end bool, revision int64) (resource.Object, error) {
+// stored says whether an object is stored as that value already.
+type stored func(value []byte) bool
+
+// put deletes an object that ends, writes one that changes, and leaves one alone that does not: that is stored as it would be written.
+func (r *Registry) put(ctx context.Context, kind *resource.Kind, key string, old, next resource.Object, end bool, revision int64, as stored) (resource.Object, error) {
 	if end {
 		return r.remove(ctx, kind, key, next, old, revision)
 	}
-	same, err := r.same(old, next)
+	value, err := r.encode(next)
 	if err != nil {
 		return nil, err
 	}
-	if same {
+	if as(value) {
 		next.SetResourceVersion(strconv.FormatInt(revision, 10))
 		return next, nil
 	}
-	return r.commit(ctx, kind, key, next, old, revision)
+	return r.commit(ctx, kind, key, next, value, old, revision)
 }
 
 // newer returns the object that a write lost against.
-func (r *Registry) newer(ctx context.Context, kind *resource.Kind, namespace, name string, rec store.Record) (resource.Object, int64, error) {
+func (r *Registry) newer(ctx context.Context, kind *resource.Kind, namespace, name string, rec store.Record) (resource.Object, int64, stored, error) {
 	if rec.Value == nil {
 		snap, err := r.fresh(ctx)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, nil, err
 		}
 		o := snap.Get(kind, namespace, name)
 		if o == nil {
-			return nil, 0, apierrors.NewNotFound(kind.GroupResource(), name)
+			return nil, 0, nil, apierrors.NewNotFound(kind.GroupResource(), name)
 		}
-		return o.Decoded(), o.Revision(), nil
+		return o.Decoded(), o.Revision(), o.Stores, nil
 	}
 	obj, err := r.table.Decode(rec.Value)
 	if err != nil {
-		return nil, 0, apierrors.NewInternalError(err)
+		return nil, 0, nil, apierrors.NewInternalError(err)
 	}
 	obj.SetResourceVersion(strconv.FormatInt(rec.Revision, 10))
-	return obj, rec.Revision, nil
+	return obj, rec.Revision, func(value []byte) bool { return bytes.Equal(value, rec.Value) }, nil
 }
 
-// same says whether two states of an object differ in nothing but their resourceVersion.
-func (r *Registry) same(old, next resource.Object) (bool, error) {
-	plain := old.DeepCopyObject().(resource.Object)
-	plain.SetResourceVersion("")
-	before, err := r.table.Encode(plain)
-	if err != nil {
-		return false, apierrors.NewInternalError(err)
-	}
-	version := next.GetResourceVersion()
-	next.SetResourceVersion("")
-	after, err := r.table.Encode(next)
-	next.SetResourceVersion(version)
-	if err != nil {
-		return false, apierrors.NewInternalError(err)
-	}
-	return bytes.Equal(before, after), nil
-}
-
-// commit writes an object if its key is at the revision expected, and returns it as it is stored. Old is nil if it is new.
-func (r *Registry) commit(ctx context.Context, kind *resource.Kind, key string, obj, old resource.Object, expect int64) (resource.Object, error) {
+// encode gives an object as it is stored. It has no resourceVersion afterwards.
+func (r *Registry) encode(obj resource.Object) ([]byte, error) {
 	obj.SetResourceVersion("")
 	value, err := r.table.Encode(obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
+	return value, nil
+}
+
+// commit writes an object, encoded, if its key is at the revision expected, and returns it as it is stored. Old is nil if it is new.
+func (r *Registry) commit(ctx context.Context, kind *resource.Kind, key string, obj resource.Object, value []byte, old resource.Object, expect int64) (resource.Object, error) {
 	revision, err := r.apply(ctx, kind, store.Write{Key: key, Value: value, Expect: expect, Patient: kind.Patient}, obj, old)
 	if err != nil {
 		return nil, translate(kind, obj.GetName(), err)

@@ -177,7 +177,11 @@ func (r *Registry) insert(ctx context.Context, kind *resource.Kind, obj resource
 		}
 		return obj, nil
 	}
-	created, err := r.commit(ctx, kind, key, obj, nil, 0)
+	value, err := r.encode(obj)
+	if err != nil {
+		return nil, err
+	}
+	created, err := r.commit(ctx, kind, key, obj, value, nil, 0)
 	var conflict *conflictError
 	if !errors.As(err, &conflict) {
 		return created, err

@@ -16,6 +16,7 @@ type Table struct {
 	kinds      []*Kind
 	byResource map[schema.GroupVersionResource]served
 	byKind     map[schema.GroupVersionKind]served
+	byTypeMeta map[string]*Version // by what an envelope begins with
 	scheme     *runtime.Scheme
 	codecs     serializer.CodecFactory
 	proto      *protobuf.Serializer
@@ -32,6 +33,7 @@ func New(kinds ...*Kind) *Table {
 		kinds:      kinds,
 		byResource: make(map[schema.GroupVersionResource]served),
 		byKind:     make(map[schema.GroupVersionKind]served),
+		byTypeMeta: make(map[string]*Version),
 		scheme:     runtime.NewScheme(),
 	}
 	utilruntime.Must(metav1.AddMetaToScheme(t.scheme))
@@ -68,6 +70,11 @@ func (t *Table) add(k *Kind, v *Version) {
 	}
 	t.byResource[v.Resource()] = served{k, v}
 	t.byKind[v.GroupVersionKind] = served{k, v}
+	meta := runtime.TypeMeta{}
+	meta.APIVersion, meta.Kind = v.ToAPIVersionAndKind()
+	begin, err := meta.Marshal()
+	utilruntime.Must(err)
+	t.byTypeMeta[string(begin)] = v
 	gv := v.GroupVersionKind.GroupVersion()
 	if !t.scheme.IsVersionRegistered(gv) {
 		metav1.AddToGroupVersion(t.scheme, gv)

@@ -76,8 +76,11 @@ func New(view View, api API, metrics *loop.Metrics, log *slog.Logger) *Controlle
 }
 
 // Changed says how an object has changed: old is nil if it has come, new if it has gone. It keeps the index of
-// dependents and marks what may have to be done. It never blocks.
+// dependents and marks what may have to be done. It never blocks. The same Meta twice says that nothing has changed in it.
 func (c *Controller) Changed(ref Ref, old, new *Meta) {
+	if old == new && !new.Deleting {
+		return
+	}
 	c.index(ref, old, new)
 	if new == nil {
 		c.markDependents(old.UID)

@@ -154,6 +154,12 @@ func TestObjectsComeBackFromProtobufAndJSONAsTheyWere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			_, v := table.ByResource(k.Resource())
+			if into := k.New(); !table.DecodeInto(v, data, into) || table.DecodeInto(v, data[:len(data)-1], k.New()) || table.DecodeInto(v, data[1:], k.New()) {
+				t.Fatalf("seed %d: it does not tell what is whole", seed)
+			} else if into.GetObjectKind().SetGroupVersionKind(k.GroupVersionKind); !equality.Semantic.DeepEqual(into, back) {
+				t.Fatalf("seed %d: into an object it lost\n%s", seed, diff.Diff(back, into))
+			}
 			if gvk := back.GetObjectKind().GroupVersionKind(); gvk != k.GroupVersionKind {
 				t.Fatalf("came back as %s", gvk)
 			}

@@ -141,7 +141,8 @@ func (ls *Loops) changed(kind *resource.Kind, old, new *cache.Object) {
 		}
 		return // events own nothing and are owned by nobody
 	}
-	ch := change{key: key, old: old, new: new, was: metaOf(old), is: metaOf(new)}
+	was, is := metasOf(old, new)
+	ch := change{key: key, old: old, new: new, was: was, is: is}
 	ls.garbage.Changed(garbage.Ref{Kind: kind, Namespace: key.Namespace, Name: key.Name}, ch.was, ch.is)
 	ls.world.storage.changed(kind, ch)
 	for _, p := range ls.parts {

@@ -27,6 +27,59 @@ func metaOf(o *cache.Object) *garbage.Meta {
 	}
 }
 
+// metasOf reads both states of an object. If nothing of that has changed, which is so with nearly every write, they are the same Meta.
+func metasOf(old, new *cache.Object) (was, is *garbage.Meta) {
+	is = metaOf(new)
+	if old != nil && new != nil && alike(metadata(old), metadata(new)) {
+		return is, is
+	}
+	return metaOf(old), is
+}
+
+// metadata is an object's metadata in protobuf; nil if there is none.
+func metadata(o *cache.Object) []byte {
+	field, kind, n := protowire.ConsumeTag(o.ProtobufBody())
+	if n < 0 || field != kindMetadata || kind != protowire.BytesType {
+		return nil
+	}
+	value, n := protowire.ConsumeBytes(o.ProtobufBody()[n:])
+	if n < 0 {
+		return nil
+	}
+	return value
+}
+
+// alike says whether all that a Meta is made of is the same in both, as far as that can be told without decoding.
+func alike(a, b []byte) bool {
+	for {
+		x, restA, okA := next(a)
+		y, restB, okB := next(b)
+		if !okA || !okB || !bytes.Equal(x, y) {
+			return false
+		}
+		if x == nil {
+			return true
+		}
+		a, b = restA, restB
+	}
+}
+
+// next gives the next field of some metadata that a Meta is made of, with its number; nil if there is no other.
+func next(metadata []byte) (field, rest []byte, ok bool) {
+	for len(metadata) > 0 {
+		number, _, n := protowire.ConsumeField(metadata)
+		if n < 0 {
+			return nil, nil, false
+		}
+		switch number {
+		case metaUID, metaDeletion, metaOwners, metaHolds:
+			return metadata[:n], metadata[n:], true
+		}
+		metadata = metadata[n:]
+	}
+	return nil, nil, true
+}
+
 var magic = []byte("k8s\x00")
 
 // Field numbers of runtime.Unknown, of every kind, and of ObjectMeta.
