@@ -35,7 +35,7 @@ import (
 
 const (
 	// agentLease is how long the lease of a node without a server is good for: for so long the control plane waits before it calls the node unreachable. It is renewed
-	// every four seconds, so that a loss is noticed in ten.
+	// every five seconds, so that a loss is noticed in ten.
 	agentLease = nodelifecycle.Grace
 	// agentPing is how long a connection with a server may be silent before it is asked whether it is there.
 	agentPing = 4 * time.Second

@@ -109,7 +109,7 @@ func (k *nodeKeeper) again() {
 // run registers the node and keeps its status and lease, until ctx ends.
 func (k *nodeKeeper) run(ctx context.Context) error {
 	a := k.agent
-	ticker := time.NewTicker(min(tick, a.cfg.Lease*4/9))
+	ticker := time.NewTicker(min(tick, a.cfg.Lease*5/9))
 	defer ticker.Stop()
 	registered, configured := false, false
 	var looked, measured, said time.Time
@@ -307,7 +307,7 @@ func (k *nodeKeeper) renew(ctx context.Context) error {
 	asking := ctx
 	if k.agent.cfg.Unserved != nil { // what has to be stopped meanwhile does not wait for a store that stands still
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, k.agent.cfg.Lease/3)
+		ctx, cancel = context.WithTimeout(ctx, k.agent.cfg.Lease*2/9)
 		defer cancel()
 	}
 	began := k.agent.clock()

@@ -53,7 +53,7 @@ type Config struct {
 	Quiet    bool                // no events are written
 
 	Lease   time.Duration // how long a lease is good for; 9 s if zero
-	Renew   time.Duration // it is renewed this often; 4/9 of Lease if zero
+	Renew   time.Duration // it is renewed this often; 5/9 of Lease if zero
 	Writes  int           // requests under way at once about pods; 32 if zero
 	Log     *slog.Logger
 	Started func() // called once all nodes have been added and are heard of; may be nil
@@ -78,7 +78,7 @@ type Fleet struct {
 // New makes a fleet. Nothing is asked or written before Run.
 func New(cfg Config) *Fleet {
 	cfg.Lease = cmp.Or(cfg.Lease, 9*time.Second)
-	cfg.Renew = cmp.Or(cfg.Renew, cfg.Lease*4/9)
+	cfg.Renew = cmp.Or(cfg.Renew, cfg.Lease*5/9)
 	cfg.Writes = cmp.Or(cfg.Writes, 32)
 	if cfg.Profiles == nil {
 		cfg.Profiles = DefaultProfiles()

@@ -59,6 +59,7 @@ func TestADoubtIsDeniedByAStallOfTheStore(t *testing.T) {
 	stalled := time.Duration(0)
 	during(t, Config{Connections: &all, Stalled: func() time.Duration { return stalled }}, 4, func(g *ground) {
 		all.Began("n1")
+		g.c.LeaseChanged("n1", Grace)
 		g.die("n1")
 		all.Ended("n1")
 		time.Sleep(Doubt - time.Second)

@@ -35,7 +35,7 @@ const (
 	// Grace is how long a node may be silent, and what agents write as the duration of their leases.
 	Grace = 9 * time.Second
 	// Renew is how often agents renew their leases.
-	Renew = Grace * 4 / 9
+	Renew = Grace * 5 / 9
 	// StartupGrace is how long a node that has never said how it is may be silent.
 	StartupGrace = 60 * time.Second
 )
