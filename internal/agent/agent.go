@@ -121,7 +121,7 @@ type Config struct {
 	Labels   map[string]string // added to the node's own
 	Taints   []corev1.Taint    // of a node that is registered for the first time
 	// Lease is how long the node's lease is good for, and with that how long the control plane waits before it calls the node unreachable; default 40 s. It is renewed
-	// four times as often, or thereabouts.
+	// every 10 s, or after 5/9 of it if that is sooner.
 	Lease time.Duration
 	// Unserved says for how long, up to now, no server has missed this node, as all of them say: their stores have stood still. NoServer: none runs anywhere, so that one that
 	// starts begins to count. Zero: one may miss it, or that is not known. It is asked when no renewal comes through. With it the agent fences itself: it stops

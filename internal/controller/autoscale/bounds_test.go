@@ -50,6 +50,7 @@ func TestBounds(t *testing.T) {
 		"fewer":                                 {usual, Memory{}, 15, 3, "3 ReadyForNewScale " + within},
 		"fewer than the least":                  {usual, Memory{}, 15, 1, "2 ReadyForNewScale True TooFewReplicas"},
 		"fewer, but lately more were asked for": {usual, Memory{recommended: ago(12, 299, 6, 10)}, 15, 3, "12 ScaleDownStabilized " + within},
+
 		"what was asked for long ago is forgotten":   {usual, Memory{recommended: ago(12, 301, 6, 10)}, 15, 3, "6 ScaleDownStabilized " + within},
 		"exactly five minutes ago counts":            {usual, Memory{recommended: ago(12, 300)}, 15, 3, "12 ScaleDownStabilized " + within},
 		"behavior: up at once":                       {behavior(freely, freely), Memory{}, 5, 18, "18 ReadyForNewScale " + within},

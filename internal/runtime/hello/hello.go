@@ -2,7 +2,7 @@
 // test, can see which pod answered and in which version, and can play what goes wrong with pods.
 //
 // It reads HELLO_VERSION, PORT (80 if unset) and POD_IP from its environment and writes nothing but one line for each thing that happens.
-// Always: SIGTERM and SIGINT end it at once with code 0, after the requests under way, which get a second.
+// Always: SIGTERM and SIGINT end it at once with code 0, after the requests under way and those of whoever has connected, which get a second.
 package hello
 
 import (
